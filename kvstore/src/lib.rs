@@ -1,1 +1,22 @@
-//! kvstore.
+//! The store of the mesh and how to talk to it.
+//!
+//! What comes in: writes of desired keys, reads and watches, in process or as etcd v3 over gRPC.
+//! What goes out: key-values, and watch events in the order of their revisions, without gap or duplicate.
+//!
+//! ```text
+//!   daemons ──▶ sync (Follower, SyncWriter) ──▶ Client ─┬─ EmbeddedClient ──▶ Store ──▶ mvcc (pure)
+//!                                                       └─ EtcdClient ──gRPC──▶ server ──▶ Store
+//!                                                                        └────▶ a real etcd
+//! ```
+//!
+//! Everything below `mvcc` is pure: no async, no clock, no I/O. `Store` adds the lock and the wake-ups,
+//! `server` the wire.
+
+mod client;
+mod range;
+
+pub use client::{
+    Client, CredentialsError, Error, EtcdConfig, EtcdTls, Event, Expect, Guard, Guarded, KeyValue, LeaseId,
+    Limits, OnNewCluster, Page, Revision, StoreStatus, WatchBatch, WatchError, WatchStream, Write,
+};
+pub use range::{KeyRange, RangeEnd};
