@@ -5,6 +5,7 @@
 //! (`tests/battery/`).
 
 mod config;
+mod config_file;
 
 use std::{fmt, time::Duration};
 
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 pub use self::config::{EtcdConfig, EtcdTls, OnNewCluster};
+pub use self::config_file::{ConfigFileError, EtcdConfigFile};
 use crate::range::KeyRange;
 
 /// A point in a store's history; each write that changes something takes the next one.

@@ -16,7 +16,8 @@ mod client;
 mod range;
 
 pub use client::{
-    Client, CredentialsError, Error, EtcdConfig, EtcdTls, Event, Expect, Guard, Guarded, KeyValue, LeaseId,
-    Limits, OnNewCluster, Page, Revision, StoreStatus, WatchBatch, WatchError, WatchStream, Write,
+    Client, ConfigFileError, CredentialsError, Error, EtcdConfig, EtcdConfigFile, EtcdTls, Event, Expect,
+    Guard, Guarded, KeyValue, LeaseId, Limits, OnNewCluster, Page, Revision, StoreStatus, WatchBatch,
+    WatchError, WatchStream, Write,
 };
 pub use range::{KeyRange, RangeEnd};
