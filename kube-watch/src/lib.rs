@@ -22,7 +22,6 @@
 //! - A resource that the API server does not have (a CRD that is not installed) is [`WatchState::Absent`], not empty. It
 //!   is asked for again, and followed once it appears.
 
-mod backoff;
 mod client;
 mod object;
 mod resource;
@@ -31,7 +30,6 @@ mod tracker;
 mod watch;
 mod wire;
 
-pub use backoff::BackoffPolicy;
 pub use client::{ClientConfig, ClientError};
 pub use object::{DecodeError, ObjectKey, RawObject};
 pub use resource::Resource;

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use futures::{AsyncReadExt, StreamExt};
 use kube::Client;
 use kube::core::params::{ListParams, WatchParams};
+use mesh_runtime::{Backoff, Retry, jitter};
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -14,7 +15,6 @@ use tokio_util::compat::FuturesAsyncReadCompatExt;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::backoff::{Backoff, BackoffPolicy};
 use crate::object::{DecodeError, ObjectKey, RawObject};
 use crate::resource::Resource;
 use crate::status::{WatchError, WatchState, WatchStatus};
@@ -74,9 +74,9 @@ pub struct WatchOptions {
     /// Objects per list page.
     pub page_limit: u32,
     /// Waits after failures.
-    pub retry: BackoffPolicy,
+    pub retry: Backoff,
     /// Waits between questions for a resource that is absent.
-    pub absent: BackoffPolicy,
+    pub absent: Backoff,
 }
 
 impl Default for WatchOptions {
@@ -84,8 +84,8 @@ impl Default for WatchOptions {
         Self {
             capacity: 1024,
             page_limit: 500,
-            retry: BackoffPolicy { first: Duration::from_millis(200), max: Duration::from_secs(30) },
-            absent: BackoffPolicy { first: Duration::from_secs(1), max: Duration::from_secs(15) },
+            retry: Backoff::new(Duration::from_millis(200), Duration::from_secs(30)),
+            absent: Backoff::new(Duration::from_secs(1), Duration::from_secs(15)),
         }
     }
 }
@@ -101,8 +101,8 @@ pub struct Watch<T, D> {
     tracker: Tracker,
     /// Resource version up to which everything was sent; empty before the first list.
     version: String,
-    retry: Backoff,
-    absent: Backoff,
+    retry: Retry,
+    absent: Retry,
     /// A page token expired: list in one piece until that works.
     unpaged: bool,
 }
@@ -131,8 +131,8 @@ where
         status,
         tracker: Tracker::default(),
         version: String::new(),
-        retry: Backoff::new(options.retry),
-        absent: Backoff::new(options.absent),
+        retry: options.retry.retry(),
+        absent: options.absent.retry(),
         unpaged: false,
     };
     (task, events_out, status_out)
@@ -370,16 +370,16 @@ where
         if matches!(error, WatchError::Expired) {
             // The list that follows is what counts; the state is still the one before.
             debug!(resource = %name, "resource version expired, listing again");
-            return self.retry.next(rand::random());
+            return self.retry.next_delay(jitter());
         }
         if matches!(error, WatchError::Absent) {
             if !matches!(self.status.borrow().state, WatchState::Absent) {
                 warn!(resource = %name, "API server does not have the resource; waiting for it to appear");
             }
             self.heard(Some(WatchState::Absent));
-            return self.absent.next(rand::random());
+            return self.absent.next_delay(jitter());
         }
-        let wait = self.retry.next(rand::random());
+        let wait = self.retry.next_delay(jitter());
         let error = Arc::new(error);
         let first = self.status.send_if_modified(|status| {
             let since = match &status.state {
