@@ -393,4 +393,10 @@ pub trait Client: Send + Sync + fmt::Debug + 'static {
 
     /// What a writer should keep to.
     fn limits(&self) -> Limits;
+
+    /// Whether no later call can succeed, because another store answers at the address than the one that this
+    /// client was made for ([`OnNewCluster::Fail`]).
+    fn is_spent(&self) -> bool {
+        false
+    }
 }

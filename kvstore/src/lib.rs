@@ -14,6 +14,7 @@
 
 mod client;
 mod range;
+pub mod sync;
 
 pub use client::{
     Client, ConfigFileError, CredentialsError, Error, EtcdConfig, EtcdConfigFile, EtcdTls, Event, Expect,

@@ -1,0 +1,21 @@
+//! Keeping up with a store, and keeping a store up with us.
+//!
+//! [`Follower`] reads: it lists a prefix, watches it, and after any interruption finds its way back without
+//! inventing deletions. [`SyncWriter`] writes: it is told the desired keys and makes the store hold them.
+//! What they decide is in `Mirror`, `DesiredSet` and `LeasePool`, which are pure; these two only wait and call.
+
+mod backoff;
+mod chain;
+mod desired;
+mod follow;
+mod lease_pool;
+mod mirror;
+mod writer;
+
+pub use self::{
+    backoff::Backoff,
+    desired::Progress,
+    follow::{FollowError, Follower},
+    mirror::Change,
+    writer::{SyncWriter, WriterConfig, WriterError, WriterStatus},
+};
