@@ -478,10 +478,16 @@ impl Run<'_> {
                 self.shared.set().failed(items);
                 lost.into_iter().for_each(|lease| self.lease_lost(lease));
             }
-            error => {
-                debug!(%error, "the batch is due again");
-                self.shared.set().failed(items);
-            }
+            Error::Compacted { .. }
+            | Error::FutureRevision { .. }
+            | Error::PermissionDenied
+            | Error::Unauthenticated(_)
+            | Error::NoSpace
+            | Error::ClusterChanged { .. }
+            | Error::NoHeader
+            | Error::Credentials(_)
+            | Error::Unavailable(_)
+            | Error::Transport(_) => self.shared.set().failed(items),
         }
     }
 
