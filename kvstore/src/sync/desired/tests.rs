@@ -175,7 +175,7 @@ proptest! {
     fn the_store_converges(ops in prop::collection::vec(op(), 0..80), left in prop::collection::btree_set(0..8u8, 0..4)) {
         let mut set = DesiredSet::default();
         let mut wanted = BTreeMap::new();
-        let mut promised = None;
+        let mut promised: Option<BTreeMap<Bytes, Bytes>> = None;
         let mut store: BTreeMap<Bytes, Bytes> = left.iter().map(|&k| (b(&k.to_string()), b("old"))).collect();
         let carry_out = |store: &mut BTreeMap<Bytes, Bytes>, items: &[Item]| {
             for item in items {
@@ -194,6 +194,9 @@ proptest! {
                 Op::Delete(k) => {
                     set.delete(k.to_string().as_bytes());
                     wanted.remove(&b(&k.to_string()));
+                    if let Some(promised) = &mut promised {
+                        promised.remove(&b(&k.to_string()));
+                    }
                 }
                 Op::WriteOk(n) if set.step() == Step::Write => {
                     let items = set.take(n, 1000);
