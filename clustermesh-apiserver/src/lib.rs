@@ -1,1 +1,3 @@
 //! clustermesh-apiserver.
+
+pub mod mcs;

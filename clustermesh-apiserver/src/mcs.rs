@@ -1,0 +1,21 @@
+//! Multi-Cluster Services: exports of all clusters become imports, derived Services and EndpointSlices in this one.
+//!
+//! ```text
+//!  ServiceExport, Service, EndpointSlice, Namespace ─┐
+//!  exports of other clusters (the store's cache) ────┼─▶ World ─ plan(key) ─▶ actions ─▶ Kubernetes API
+//!  ServiceImport, derived Service, mirrored slices ──┘   (pure)                          │
+//!          ▲                                                                             │
+//!          └──────────────────────────────── watched again ──────────────────────────────┘
+//! ```
+//!
+//! Each cluster computes its imports by itself; they agree since the computation depends on the exports alone. Plans
+//! are made only once every input has been listed: an import never disappears because something was not read yet.
+//! Source: KEP-1645; names and annotations as Cilium writes them.
+
+mod controller;
+mod merge;
+mod objects;
+mod plan;
+mod world;
+
+pub use controller::{Config, RemoteEvent, Status, run};

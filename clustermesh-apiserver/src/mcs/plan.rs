@@ -1,0 +1,312 @@
+//! What to do for one service, from everything that is known.
+
+use std::collections::BTreeMap;
+
+use kube_watch::ObjectKey;
+use mesh_types::{Reason, Rejection, derived_name};
+use serde_json::{Value, json};
+
+use super::merge::{Conflict, Merged, merge};
+use super::objects::{
+    self, Action, Condition, Kind, MCS_SERVICE_LABEL, conditions, covers, derived_service, is_owned_by,
+    mirrored_slice, overlay, uid,
+};
+use super::world::{LocalExport, ServiceKey, World};
+
+/// Requests to make now, in order. A plan goes one step at a time: what depends on an object that is yet to be created follows once the
+/// object has been seen.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Plan {
+    pub(super) actions: Vec<Action>,
+    /// Why the service is not (or not wholly) imported or exported.
+    pub(super) withheld: Vec<Rejection>,
+}
+
+/// Plans for the service called `key`; `api_version` is that of the MCS resources, `now` stamps changed conditions.
+pub(super) fn plan(world: &World, key: &ServiceKey, api_version: &str, now: &str) -> Plan {
+    let mut plan = Plan::default();
+    let Some(namespace) = world.namespaces.get(&*key.namespace) else {
+        plan.withhold(Reason::NamespaceAbsent, format!("namespace {} does not exist here", key.namespace));
+        return plan;
+    };
+    if namespace.terminating {
+        plan.withhold(Reason::NamespaceAbsent, format!("namespace {} is being deleted", key.namespace));
+        return plan;
+    }
+    if !world.namespace_is_global(&key.namespace) {
+        plan.withhold(Reason::NamespaceNotGlobal, format!("namespace {} is not global", key.namespace));
+        plan.export_status(world, key, api_version, now, None);
+        if let Some(import) = world.imports.get(key) {
+            plan.not_global(key, api_version, now, import);
+        }
+        return plan;
+    }
+    let mut exports = world.remote.get(key).cloned().unwrap_or_default();
+    // The local cluster's own export counts as it stands here, not as a peer may echo it.
+    exports.remove(&world.cluster);
+    exports.extend(world.local_constituent(key).map(|local| (world.cluster.clone(), local)));
+    let merged = merge(&exports);
+    match &merged {
+        Some(merged) => plan.import(world, key, api_version, now, merged),
+        None => plan.remove(world, key),
+    }
+    plan.export_status(world, key, api_version, now, merged.as_ref());
+    plan
+}
+
+fn derived_key(key: &ServiceKey) -> ObjectKey {
+    ObjectKey::new(&key.namespace, &derived_name(&key.namespace, &key.name))
+}
+
+impl Plan {
+    fn withhold(&mut self, reason: Reason, detail: String) {
+        self.withheld.push(Rejection::new(reason, detail));
+    }
+
+    /// The import's namespace left the mesh: the import stays as it is and says so.
+    fn not_global(&mut self, key: &ServiceKey, api_version: &str, now: &str, import: &Value) {
+        let ready = Condition {
+            kind: "Ready",
+            status: "False",
+            reason: "NamespaceNotGlobal".to_owned(),
+            message: format!("namespace {} does not take part in the mesh", key.namespace),
+        };
+        let wanted = json!({"conditions": conditions(&[ready], observed_conditions(import), now)});
+        self.status(Kind::Import, "ServiceImport", key, api_version, &import["status"], &wanted);
+    }
+
+    /// Nobody exports the service: everything that was made for it goes.
+    fn remove(&mut self, world: &World, key: &ServiceKey) {
+        let derived = derived_key(key);
+        self.slices(world, &derived, BTreeMap::new());
+        if let Some(whole) = world.services.get(&derived).and_then(|service| service.whole.as_ref())
+            && is_ours(whole, key)
+        {
+            self.actions.push(Action::Delete(Kind::Service, derived, uid(whole).to_owned()));
+        }
+        if let Some(import) = world.imports.get(key) {
+            self.actions.push(Action::Delete(Kind::Import, key.clone(), uid(import).to_owned()));
+        }
+        if world.exports.contains_key(key) || world.imports.contains_key(key) {
+            self.withhold(Reason::NotExported, format!("no cluster exports {key}"));
+        }
+    }
+
+    fn import(&mut self, world: &World, key: &ServiceKey, api_version: &str, now: &str, merged: &Merged) {
+        let derived = derived_key(key);
+        let service = world.services.get(&derived);
+        let foreign =
+            service.and_then(|service| service.whole.as_ref()).is_some_and(|whole| !is_ours(whole, key));
+        let addresses = match service {
+            Some(service) if !foreign && !service.headless && !merged.headless => service.cluster_ips.clone(),
+            Some(_) | None => Vec::new(),
+        };
+        let mut wanted = objects::import(api_version, key, merged, &addresses);
+        let Some(import) = world.imports.get(key) else {
+            self.actions.push(Action::Create(Kind::Import, wanted));
+            return;
+        };
+        if service.is_none() && !merged.headless {
+            // Between the import and its derived Service, an address that was given out stays.
+            wanted["spec"]["ips"] = import["spec"]["ips"].clone();
+        }
+        self.replace(Kind::Import, import, &wanted);
+        if foreign {
+            self.withhold(
+                Reason::ForeignObject,
+                format!("Service {derived} exists and does not belong to an import"),
+            );
+        } else {
+            self.derived(world, key, api_version, merged, uid(import));
+        }
+        let ready = !foreign && service.is_some() && (merged.headless || !addresses.is_empty());
+        let condition = Condition {
+            kind: "Ready",
+            status: if ready { "True" } else { "False" },
+            reason: if ready { "Ready" } else { "Pending" }.to_owned(),
+            message: if ready { "" } else { "the derived Service has no address yet" }.to_owned(),
+        };
+        let status = json!({
+            "clusters": objects::clusters(&merged.clusters),
+            "conditions": conditions(&[condition], observed_conditions(import), now),
+        });
+        self.status(Kind::Import, "ServiceImport", key, api_version, &import["status"], &status);
+    }
+
+    /// The derived Service and the copies of local slices that belong to it.
+    fn derived(
+        &mut self,
+        world: &World,
+        key: &ServiceKey,
+        api_version: &str,
+        merged: &Merged,
+        import_uid: &str,
+    ) {
+        let derived = derived_key(key);
+        let wanted = derived_service(api_version, key, merged, import_uid);
+        let Some(service) = world.services.get(&derived) else {
+            self.actions.push(Action::Create(Kind::Service, wanted));
+            return;
+        };
+        let Some(whole) = &service.whole else { return };
+        if service.headless != merged.headless {
+            // The cluster IP of a Service cannot change: it is deleted, and made anew once it is gone.
+            self.actions.push(Action::Delete(Kind::Service, derived, uid(whole).to_owned()));
+            return;
+        }
+        self.replace(Kind::Service, whole, &wanted);
+        let mut slices = BTreeMap::new();
+        let local = world.services.get(key).filter(|_| world.local_constituent(key).is_some());
+        if let Some(local) = local {
+            let sources = world.slices.get(key).into_iter().flatten().filter(|(_, slice)| !slice.excluded);
+            let copies = sources.filter_map(|(_, slice)| {
+                mirrored_slice(&world.cluster, key, merged, local, uid(whole), &slice.whole)
+            });
+            slices = copies
+                .map(|copy| (copy["metadata"]["name"].as_str().unwrap_or_default().to_owned(), copy))
+                .collect();
+        }
+        self.slices(world, &derived, slices);
+    }
+
+    /// Makes the copies that belong to `derived` those of `wanted`, by name.
+    fn slices(&mut self, world: &World, derived: &ObjectKey, mut wanted: BTreeMap<String, Value>) {
+        for (name, slice) in
+            world.slices.get(derived).into_iter().flatten().filter(|(_, slice)| slice.mirrored)
+        {
+            match wanted.remove(name) {
+                Some(wanted) => self.replace(Kind::Slice, &slice.whole, &wanted),
+                None => self.actions.push(Action::Delete(
+                    Kind::Slice,
+                    ObjectKey::new(&derived.namespace, name),
+                    uid(&slice.whole).to_owned(),
+                )),
+            }
+        }
+        self.actions.extend(wanted.into_values().map(|slice| Action::Create(Kind::Slice, slice)));
+    }
+
+    fn replace(&mut self, kind: Kind, observed: &Value, wanted: &Value) {
+        if !covers(observed, wanted) {
+            self.actions.push(Action::Replace(kind, overlay(observed, wanted)));
+        }
+    }
+
+    fn status(
+        &mut self,
+        kind: Kind,
+        word: &str,
+        key: &ServiceKey,
+        api_version: &str,
+        observed: &Value,
+        wanted: &Value,
+    ) {
+        if covers(observed, wanted) {
+            return;
+        }
+        self.actions.push(Action::ReplaceStatus(
+            kind,
+            json!({
+                "apiVersion": api_version,
+                "kind": word,
+                "metadata": {"namespace": &*key.namespace, "name": &*key.name},
+                "status": overlay(observed, wanted),
+            }),
+        ));
+    }
+
+    /// Conditions of the local ServiceExport, if there is one.
+    fn export_status(
+        &mut self,
+        world: &World,
+        key: &ServiceKey,
+        api_version: &str,
+        now: &str,
+        merged: Option<&Merged>,
+    ) {
+        let Some(export) = world.exports.get(key).filter(|export| !export.deleting) else { return };
+        let invalid = match world.services.get(key) {
+            _any if !world.namespace_is_global(&key.namespace) => Some((
+                "NamespaceNotGlobal",
+                format!("namespace {} does not take part in the mesh", key.namespace),
+            )),
+            None => Some(("NoService", format!("there is no Service {key}"))),
+            Some(service) if service.external_name => Some((
+                "InvalidServiceType",
+                "a Service of type ExternalName has no endpoints to export".to_owned(),
+            )),
+            Some(_exportable) => None,
+        };
+        if let Some((reason, message)) = &invalid {
+            let code = match *reason {
+                "NoService" => Reason::ExportWithoutService,
+                "InvalidServiceType" => Reason::ServiceExternalName,
+                _namespace => Reason::NamespaceNotGlobal,
+            };
+            self.withhold(code, message.clone());
+        }
+        let wanted = export_conditions(invalid, merged);
+        if let Some(conflict) =
+            wanted.iter().find(|condition| condition.kind == "Conflict" && condition.status == "True")
+        {
+            self.withhold(Reason::ExportConflict, conflict.message.clone());
+        }
+        let observed = json!({"conditions": export.conditions});
+        let status = json!({"conditions": merged_conditions(export, &wanted, now)});
+        self.status(Kind::Export, "ServiceExport", key, api_version, &observed, &status);
+    }
+}
+
+fn export_conditions(invalid: Option<(&'static str, String)>, merged: Option<&Merged>) -> Vec<Condition> {
+    if let Some((reason, message)) = invalid {
+        return vec![
+            Condition { kind: "Valid", status: "False", reason: reason.to_owned(), message: message.clone() },
+            Condition { kind: "Ready", status: "False", reason: "Pending".to_owned(), message },
+        ];
+    }
+    let reasons: Vec<_> =
+        merged.into_iter().flat_map(|merged| &merged.conflicts).map(|c: &Conflict| c.reason()).collect();
+    let conflict = if reasons.is_empty() {
+        Condition {
+            kind: "Conflict",
+            status: "False",
+            reason: "NoConflicts".to_owned(),
+            message: String::new(),
+        }
+    } else {
+        let clusters: Vec<_> =
+            merged.into_iter().flat_map(|merged| &merged.clusters).map(ToString::to_string).collect();
+        let message =
+            format!("the exports of clusters {} differ; the oldest export decides", clusters.join(", "));
+        Condition { kind: "Conflict", status: "True", reason: reasons.join(","), message }
+    };
+    vec![
+        Condition { kind: "Valid", status: "True", reason: "Valid".to_owned(), message: String::new() },
+        Condition { kind: "Ready", status: "True", reason: "Ready".to_owned(), message: String::new() },
+        conflict,
+    ]
+}
+
+/// The wanted conditions, beside those of other writers.
+fn merged_conditions(export: &LocalExport, wanted: &[Condition], now: &str) -> Vec<Value> {
+    const OURS: [&str; 3] = ["Valid", "Ready", "Conflict"];
+    let ours = conditions(wanted, &export.conditions, now);
+    let others = export
+        .conditions
+        .iter()
+        .filter(|other| !other["type"].as_str().is_some_and(|kind| OURS.contains(&kind)));
+    ours.into_iter().chain(others.cloned()).collect()
+}
+
+fn observed_conditions(import: &Value) -> &[Value] {
+    import.pointer("/status/conditions").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// Whether a Service of the derived name was made for the import of `key`.
+fn is_ours(service: &Value, key: &ServiceKey) -> bool {
+    let label = service.pointer("/metadata/labels").and_then(|labels| labels.get(MCS_SERVICE_LABEL));
+    label.and_then(Value::as_str) == Some(&*key.name) && is_owned_by(service, "ServiceImport", &key.name)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,312 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_types::{ExportPort, ServiceExport};
+
+use super::super::world::{LocalService, LocalSlice, Namespace};
+use super::*;
+
+const API: &str = "multicluster.x-k8s.io/v1beta1";
+
+fn key() -> ServiceKey {
+    ObjectKey::new("shop", "cart")
+}
+
+fn http() -> ExportPort {
+    ExportPort { name: "http".to_owned(), protocol: "TCP".to_owned(), port: 80, ..Default::default() }
+}
+
+fn world() -> World {
+    let mut world = World::new("west".parse().unwrap(), true);
+    world.set_namespace("shop", Some(Namespace { annotations: BTreeMap::new(), terminating: false }));
+    world
+}
+
+fn remote_export(cluster: &str, second: u32) -> ServiceExport {
+    ServiceExport {
+        cluster: cluster.to_owned(),
+        namespace: "shop".to_owned(),
+        name: "cart".to_owned(),
+        export_creation_timestamp: format!("2026-01-05T08:30:{second:02}Z"),
+        service_type: "ClusterSetIP".to_owned(),
+        ports: vec![http()],
+        ..Default::default()
+    }
+}
+
+fn local_export() -> LocalExport {
+    LocalExport {
+        created: "2026-01-05T08:30:30Z".to_owned(),
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+        generation: 1,
+        conditions: Vec::new(),
+        deleting: false,
+    }
+}
+
+fn local_service() -> LocalService {
+    LocalService {
+        external_name: false,
+        headless: false,
+        ports: vec![http()],
+        families: vec!["IPv4".to_owned()],
+        cluster_ips: vec!["10.96.0.10".to_owned()],
+        session_affinity: "None".to_owned(),
+        affinity_timeout_seconds: None,
+        internal_traffic_policy: "Cluster".to_owned(),
+        traffic_distribution: String::new(),
+        whole: None,
+    }
+}
+
+fn local_slice() -> LocalSlice {
+    let whole = json!({
+        "metadata": {"namespace": "shop", "name": "cart-x7", "uid": "s", "labels": {"kubernetes.io/service-name": "cart"}},
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}, {"name": "metrics", "port": 9090, "protocol": "TCP"}],
+        "endpoints": [{"addresses": ["10.1.0.5"], "conditions": {"ready": true}}],
+    });
+    LocalSlice { mirrored: false, excluded: false, whole }
+}
+
+/// Carries out a plan as an API server would, as far as plans can tell.
+fn carry_out(world: &mut World, action: Action) {
+    let key_of = |object: &Value| {
+        let text = |field| object["metadata"][field].as_str().unwrap().to_owned();
+        ObjectKey::new(&text("namespace"), &text("name"))
+    };
+    match action {
+        Action::Create(kind, mut object) | Action::Replace(kind, mut object) => {
+            let key = key_of(&object);
+            if object["metadata"]["uid"].is_null() {
+                object["metadata"]["uid"] = format!("uid-{kind:?}-{key}").into();
+            }
+            match kind {
+                Kind::Import => drop(world.set_import(key, Some(object))),
+                Kind::Service => {
+                    let headless = object["spec"]["clusterIP"] == "None";
+                    let service = LocalService {
+                        headless,
+                        cluster_ips: if headless { Vec::new() } else { vec!["10.96.7.7".to_owned()] },
+                        whole: Some(object),
+                        ..local_service()
+                    };
+                    world.set_service(key, Some(service));
+                }
+                Kind::Slice => {
+                    let service = object["metadata"]["labels"]["kubernetes.io/service-name"]
+                        .as_str()
+                        .map(str::to_owned);
+                    let slice = LocalSlice { mirrored: true, excluded: true, whole: object };
+                    world.set_slice(&key, Some((service, slice)));
+                }
+                Kind::Export => panic!("exports belong to users"),
+            }
+        }
+        Action::ReplaceStatus(Kind::Import, object) => {
+            let key = key_of(&object);
+            let mut import = world.imports[&key].clone();
+            import["status"] = object["status"].clone();
+            world.set_import(key, Some(import));
+        }
+        Action::ReplaceStatus(_export, object) => {
+            let key = key_of(&object);
+            let mut export = world.exports[&key].clone();
+            export.conditions = object["status"]["conditions"].as_array().unwrap().clone();
+            world.set_export(key, Some(export));
+        }
+        Action::Delete(kind, key, uid) => {
+            assert!(!uid.is_empty(), "{kind:?} {key} is deleted without a uid");
+            match kind {
+                Kind::Import => drop(world.set_import(key, None)),
+                Kind::Service => drop(world.set_service(key, None)),
+                Kind::Slice => drop(world.set_slice(&key, None)),
+                Kind::Export => panic!("exports belong to users"),
+            }
+        }
+    }
+}
+
+/// Plans and carries out until nothing is left to do.
+fn settle(world: &mut World) -> Vec<Reason> {
+    for _round in 0..10 {
+        let plan = plan(world, &key(), API, "now");
+        if plan.actions.is_empty() {
+            return plan.withheld.into_iter().map(|rejection| rejection.reason).collect();
+        }
+        plan.actions.into_iter().for_each(|action| carry_out(world, action));
+    }
+    panic!("plans do not come to rest: {:?}", plan(world, &key(), API, "now"));
+}
+
+fn derived() -> ObjectKey {
+    derived_key(&key())
+}
+
+fn condition<'a>(conditions: &'a [Value], kind: &str) -> (&'a str, &'a str) {
+    let found = conditions.iter().find(|condition| condition["type"] == kind).unwrap();
+    (found["status"].as_str().unwrap(), found["reason"].as_str().unwrap())
+}
+
+#[test]
+fn a_remote_export_becomes_an_import_with_the_address_of_its_derived_service() {
+    let mut world = world();
+    world.set_remote(&"east".parse().unwrap(), key(), Some(remote_export("east", 1)));
+    assert_eq!(settle(&mut world), []);
+    let import = &world.imports[&key()];
+    assert_eq!(import["spec"]["ips"], json!(["10.96.7.7"]));
+    assert_eq!(import["spec"]["type"], "ClusterSetIP");
+    assert_eq!(import["status"]["clusters"], json!([{"cluster": "east"}]));
+    assert_eq!(condition(observed_conditions(import), "Ready"), ("True", "Ready"));
+    let service = world.services[&derived()].whole.as_ref().unwrap();
+    assert_eq!(service["metadata"]["annotations"]["service.cilium.io/global"], "true");
+    assert_eq!(service["spec"]["ports"], json!([{"name": "http", "protocol": "TCP", "port": 80}]));
+    assert!(!world.slices.contains_key(&derived()), "remote endpoints travel as a global service");
+}
+
+#[test]
+fn the_exporter_imports_too_and_copies_its_slices_with_the_ports_of_the_import() {
+    let mut world = world();
+    world.set_export(key(), Some(local_export()));
+    world.set_service(key(), Some(local_service()));
+    world.set_slice(&ObjectKey::new("shop", "cart-x7"), Some((Some("cart".to_owned()), local_slice())));
+    assert_eq!(settle(&mut world), []);
+    let copies = &world.slices[&derived()];
+    let (name, copy) = copies.iter().next().unwrap();
+    assert_eq!(*name, format!("{}-x7", derived().name));
+    assert_eq!(copy.whole["ports"], json!([{"name": "http", "port": 8080, "protocol": "TCP"}]));
+    assert_eq!(copy.whole["endpoints"][0]["addresses"], json!(["10.1.0.5"]));
+    let conditions = &world.exports[&key()].conditions;
+    assert_eq!(condition(conditions, "Valid"), ("True", "Valid"));
+    assert_eq!(condition(conditions, "Conflict"), ("False", "NoConflicts"));
+}
+
+#[test]
+fn deleting_the_last_export_removes_import_service_and_slices() {
+    let mut world = world();
+    world.set_export(key(), Some(local_export()));
+    world.set_service(key(), Some(local_service()));
+    world.set_slice(&ObjectKey::new("shop", "cart-x7"), Some((Some("cart".to_owned()), local_slice())));
+    settle(&mut world);
+    world.set_export(key(), None);
+    settle(&mut world);
+    assert!(world.imports.is_empty());
+    assert_eq!(world.services.keys().collect::<Vec<_>>(), [&key()]);
+    assert_eq!(world.slices.keys().collect::<Vec<_>>(), [&key()]);
+}
+
+#[test]
+fn an_export_that_leaves_while_others_stay_only_shrinks_the_import() {
+    let mut world = world();
+    for (cluster, second) in [("east", 1), ("north", 2)] {
+        world.set_remote(&cluster.parse().unwrap(), key(), Some(remote_export(cluster, second)));
+    }
+    settle(&mut world);
+    let address = world.imports[&key()]["spec"]["ips"].clone();
+    world.set_remote(&"east".parse().unwrap(), key(), None);
+    settle(&mut world);
+    assert_eq!(world.imports[&key()]["spec"]["ips"], address);
+    assert_eq!(world.imports[&key()]["status"]["clusters"], json!([{"cluster": "north"}]));
+    assert_eq!(world.remove_cluster(&"north".parse().unwrap()), [key()]);
+    settle(&mut world);
+    assert!(world.imports.is_empty());
+}
+
+#[test]
+fn a_broken_local_export_says_so_and_does_not_hold_up_the_import() {
+    let external = LocalService { external_name: true, ..local_service() };
+    let cases = [
+        (None, "NoService", Reason::ExportWithoutService),
+        (Some(external), "InvalidServiceType", Reason::ServiceExternalName),
+    ];
+    for (service, reason, code) in cases {
+        let mut world = world();
+        world.set_remote(&"east".parse().unwrap(), key(), Some(remote_export("east", 1)));
+        world.set_export(key(), Some(local_export()));
+        world.set_service(key(), service);
+        assert_eq!(settle(&mut world), [code]);
+        assert_eq!(condition(&world.exports[&key()].conditions, "Valid"), ("False", reason));
+        assert_eq!(world.imports[&key()]["status"]["clusters"], json!([{"cluster": "east"}]));
+    }
+}
+
+#[test]
+fn a_service_of_the_derived_name_that_is_not_ours_is_left_alone() {
+    let mut world = world();
+    let foreign =
+        json!({"metadata": {"namespace": "shop", "name": derived().name.as_ref(), "uid": "f"}, "spec": {}});
+    world.set_service(derived(), Some(LocalService { whole: Some(foreign.clone()), ..local_service() }));
+    world.set_remote(&"east".parse().unwrap(), key(), Some(remote_export("east", 1)));
+    assert_eq!(settle(&mut world), [Reason::ForeignObject]);
+    assert_eq!(world.services[&derived()].whole.as_ref(), Some(&foreign));
+    assert_eq!(condition(observed_conditions(&world.imports[&key()]), "Ready"), ("False", "Pending"));
+    world.set_remote(&"east".parse().unwrap(), key(), None);
+    settle(&mut world);
+    assert!(world.services.contains_key(&derived()));
+}
+
+#[test]
+fn nothing_is_imported_into_a_namespace_that_is_absent_terminating_or_not_global() {
+    let global = |value: &str| Namespace {
+        annotations: BTreeMap::from([("clustermesh.cilium.io/global".to_owned(), value.to_owned())]),
+        terminating: false,
+    };
+    let cases = [
+        (None, Reason::NamespaceAbsent),
+        (Some(Namespace { terminating: true, ..global("true") }), Reason::NamespaceAbsent),
+        (Some(global("false")), Reason::NamespaceNotGlobal),
+    ];
+    for (namespace, reason) in cases {
+        let mut world = world();
+        world.set_namespace("shop", namespace);
+        world.set_remote(&"east".parse().unwrap(), key(), Some(remote_export("east", 1)));
+        assert_eq!(settle(&mut world), [reason]);
+        assert!(world.imports.is_empty());
+    }
+}
+
+#[test]
+fn a_namespace_that_leaves_the_mesh_keeps_its_import_and_marks_it() {
+    let mut world = world();
+    world.set_remote(&"east".parse().unwrap(), key(), Some(remote_export("east", 1)));
+    settle(&mut world);
+    let annotations = BTreeMap::from([("clustermesh.cilium.io/global".to_owned(), "false".to_owned())]);
+    let touched = world.set_namespace("shop", Some(Namespace { annotations, terminating: false }));
+    assert_eq!(touched, [key()]);
+    settle(&mut world);
+    assert_eq!(
+        condition(observed_conditions(&world.imports[&key()]), "Ready"),
+        ("False", "NamespaceNotGlobal")
+    );
+}
+
+#[test]
+fn a_service_that_turns_headless_gets_a_new_derived_service() {
+    let mut world = world();
+    world.set_remote(&"east".parse().unwrap(), key(), Some(remote_export("east", 1)));
+    settle(&mut world);
+    let headless = ServiceExport { service_type: "Headless".to_owned(), ..remote_export("east", 1) };
+    world.set_remote(&"east".parse().unwrap(), key(), Some(headless));
+    settle(&mut world);
+    assert!(world.services[&derived()].headless);
+    assert_eq!(world.imports[&key()]["spec"]["ips"], json!([]));
+    assert_eq!(world.imports[&key()]["spec"]["type"], "Headless");
+}
+
+#[test]
+fn disagreements_are_shown_on_the_local_export() {
+    let mut world = world();
+    world.set_export(key(), Some(local_export()));
+    world.set_service(key(), Some(local_service()));
+    let other = ServiceExport {
+        ports: vec![ExportPort { port: 81, ..http() }],
+        labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+        ..remote_export("east", 1)
+    };
+    world.set_remote(&"east".parse().unwrap(), key(), Some(other));
+    assert_eq!(settle(&mut world), [Reason::ExportConflict]);
+    let conflict = condition(&world.exports[&key()].conditions, "Conflict");
+    assert_eq!(conflict, ("True", "PortConflict,LabelsConflict"));
+    assert_eq!(world.imports[&key()]["spec"]["ports"][0]["port"], 81, "the older export decides");
+    assert_eq!(world.all(), BTreeSet::from([key()]));
+}
