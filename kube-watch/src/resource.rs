@@ -6,6 +6,8 @@ use kube::core::{ApiResource, DynamicObject, Request, Resource as _};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
     pub(crate) api: ApiResource,
+    /// Versions to try in this order when the API server does not have the one before.
+    pub(crate) fallbacks: Vec<String>,
     pub(crate) namespace: Option<String>,
     pub(crate) labels: Option<String>,
     pub(crate) fields: Option<String>,
@@ -22,6 +24,14 @@ impl Resource {
             kind: kind.to_owned(),
             plural: plural.to_owned(),
         })
+    }
+
+    /// Takes `version` when the API server has neither the first version nor a fallback named before. The objects are decoded by the same
+    /// function, so the versions must agree in what it reads.
+    #[must_use]
+    pub fn or_version(mut self, version: impl Into<String>) -> Self {
+        self.fallbacks.push(version.into());
+        self
     }
 
     /// Only the objects of one namespace.
@@ -59,15 +69,26 @@ impl Resource {
         }
     }
 
-    pub(crate) fn request(&self) -> Request {
-        Request::new(DynamicObject::url_path(&self.api, self.namespace.as_deref()))
+    /// Requests in version number `version`, 0 for the first, then the fallbacks.
+    pub(crate) fn request(&self, version: usize) -> Request {
+        let namespace = self.namespace.as_deref();
+        let Some(fallback) = version.checked_sub(1).and_then(|index| self.fallbacks.get(index)) else {
+            return Request::new(DynamicObject::url_path(&self.api, namespace));
+        };
+        let api_version = if self.api.group.is_empty() {
+            fallback.clone()
+        } else {
+            format!("{}/{fallback}", self.api.group)
+        };
+        let api = ApiResource { version: fallback.clone(), api_version, ..self.api.clone() };
+        Request::new(DynamicObject::url_path(&api, namespace))
     }
 }
 
 /// Every object of the resource.
 impl From<ApiResource> for Resource {
     fn from(api: ApiResource) -> Self {
-        Self { api, namespace: None, labels: None, fields: None }
+        Self { api, fallbacks: Vec::new(), namespace: None, labels: None, fields: None }
     }
 }
 
@@ -78,11 +99,14 @@ mod tests {
     #[test]
     fn paths_and_names_follow_group_and_namespace() {
         let nodes = Resource::new("cilium.io", "v2", "CiliumNode", "ciliumnodes");
-        assert_eq!(nodes.request().url_path, "/apis/cilium.io/v2/ciliumnodes");
+        assert_eq!(nodes.request(0).url_path, "/apis/cilium.io/v2/ciliumnodes");
         assert_eq!(nodes.name(), "ciliumnodes.cilium.io");
         let services = Resource::new("", "v1", "Service", "services");
-        assert_eq!(services.request().url_path, "/api/v1/services");
+        assert_eq!(services.request(0).url_path, "/api/v1/services");
         assert_eq!(services.name(), "services");
-        assert_eq!(services.in_namespace("shop").request().url_path, "/api/v1/namespaces/shop/services");
+        assert_eq!(services.in_namespace("shop").request(0).url_path, "/api/v1/namespaces/shop/services");
+        let imports = Resource::new("multicluster.x-k8s.io", "v1beta1", "ServiceImport", "serviceimports");
+        let imports = imports.or_version("v1alpha1");
+        assert_eq!(imports.request(1).url_path, "/apis/multicluster.x-k8s.io/v1alpha1/serviceimports");
     }
 }

@@ -103,6 +103,8 @@ pub struct Watch<T, D> {
     version: String,
     retry: Retry,
     absent: Retry,
+    /// Which version of the resource is asked for: the first or one of its fallbacks.
+    served: usize,
     /// A page token expired: list in one piece until that works.
     unpaged: bool,
 }
@@ -133,6 +135,7 @@ where
         version: String::new(),
         retry: options.retry.retry(),
         absent: options.absent.retry(),
+        served: 0,
         unpaged: false,
     };
     (task, events_out, status_out)
@@ -240,7 +243,8 @@ where
             bookmarks: true,
             send_initial_events: false,
         };
-        let request = self.resource.request().watch(&params, &self.version).map_err(build_error)?;
+        let request =
+            self.resource.request(self.served).watch(&params, &self.version).map_err(build_error)?;
         let opened = timeout(LIST_TIMEOUT, self.client.request_stream(request)).await;
         let body = opened.map_err(|_elapsed| WatchError::TimedOut(LIST_TIMEOUT))??;
         self.heard(Some(WatchState::Listed));
@@ -293,7 +297,7 @@ where
         let mut params = ListParams { limit, continue_token: token, ..ListParams::default() };
         params.label_selector = self.resource.labels.clone();
         params.field_selector = self.resource.fields.clone();
-        let request = self.resource.request().list(&params).map_err(build_error)?;
+        let request = self.resource.request(self.served).list(&params).map_err(build_error)?;
         let read = async {
             let body = self.client.request_stream(request).await?;
             let mut text = String::new();
@@ -373,6 +377,10 @@ where
             return self.retry.next_delay(jitter());
         }
         if matches!(error, WatchError::Absent) {
+            self.served = (self.served + 1) % (self.resource.fallbacks.len() + 1);
+            if self.served > 0 {
+                return Duration::ZERO;
+            }
             if !matches!(self.status.borrow().state, WatchState::Absent) {
                 warn!(resource = %name, "API server does not have the resource; waiting for it to appear");
             }

@@ -200,6 +200,33 @@ async fn an_absent_resource_is_no_empty_list_and_is_followed_once_it_appears() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_version_that_is_not_served_falls_back_to_the_next_and_back() {
+    let script = Script::new([
+        Answer::status(StatusCode::NOT_FOUND),
+        Answer::ok(list(7, None, &[object("a", 1, "1"), object("b", 2, "2")])),
+        Answer::status(StatusCode::NOT_FOUND),
+        Answer::status(StatusCode::GONE),
+        Answer::ok(list(8, None, &[object("b", 2, "2")])),
+        Answer::lines([]),
+    ]);
+    let mut running = run_with(&script, things().or_version("v1alpha1"), WatchOptions::default());
+    assert_eq!(running.events(4).await, ["+n/a=1", "+n/b=2", "done", "-n/a"]);
+    script.until_requests(6).await;
+    let requests = script.requests();
+    let versions: Vec<_> = requests.iter().map(|request| request.split('/').nth(3).unwrap()).collect();
+    assert_eq!(versions, ["v1", "v1alpha1", "v1alpha1", "v1", "v1", "v1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resource_is_absent_when_no_version_of_it_is_served() {
+    let script = Script::new([Answer::status(StatusCode::NOT_FOUND), Answer::status(StatusCode::NOT_FOUND)]);
+    let mut running = run_with(&script, things().or_version("v1alpha1"), WatchOptions::default());
+    running.until(|status| matches!(status.state, WatchState::Absent)).await;
+    assert_eq!(script.requests().len(), 2);
+    running.silent();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_resource_that_vanishes_keeps_what_is_known() {
     let script = Script::new([
         Answer::ok(list(7, None, &[object("a", 1, "1"), object("b", 2, "2")])),
