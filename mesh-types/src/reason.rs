@@ -68,6 +68,12 @@ reasons! {
     PermissionDenied => "permission-denied",
     /// The peer's store cannot be reached at the configured address.
     PeerUnreachable => "peer-unreachable",
+    /// The peer's store answers, but its owner has not renewed the heartbeat for longer than allowed; it may have
+    /// stopped, or another store answers at its address.
+    HeartbeatMissing => "heartbeat-missing",
+    /// Another store answers at the peer's address than before; it is read from the start, and what is known stays in
+    /// effect until it is complete.
+    StoreReplaced => "store-replaced",
     /// The peer does not announce this kind of data, so it is neither watched nor expected.
     CapabilityAbsent => "capability-absent",
 
@@ -84,6 +90,8 @@ reasons! {
     ValueNotJson => "value-not-json",
     /// The value is not text where text is required.
     ValueNotText => "value-not-text",
+    /// The value is larger than the configured limit and is not mirrored; the last smaller one stays in effect.
+    ValueTooLarge => "value-too-large",
     /// A field that must not be empty is empty or absent.
     FieldMissing => "field-missing",
     /// A field holds a value outside what the protocol knows.
@@ -202,6 +210,9 @@ reasons! {
     NodeWithoutAddress => "node-without-address",
     /// Another WireGuard peer holds this prefix.
     PrefixTaken => "prefix-taken",
+    /// The prefix holds a node's address, so packets to it are not routed into the WireGuard device: the encrypted
+    /// packets would enter it again.
+    PrefixCoversNode => "prefix-covers-node",
     /// The kernel lacks what this datapath needs.
     KernelUnsupported => "kernel-unsupported",
 
