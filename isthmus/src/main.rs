@@ -1,2 +1,24 @@
-//! The one binary.
-fn main() {}
+//! The one binary of Isthmus: every daemon of the mesh is a subcommand, and so are the tools around them.
+//!
+//! ```text
+//!  argv ──▶ applet (name it was called by) ──▶ cli (clap) ──▶ cmd::<name>::Args::run ──▶ Exit
+//!                                                                 │
+//!                                    a daemon: daemon::run ───────┘  logs, health, signals, tasks
+//! ```
+//!
+//! A command takes its validated arguments and returns `anyhow::Result<Exit>`; errors are printed once, here at
+//! the edge. Nothing below reads the environment or exits the process.
+
+mod applet;
+mod certs;
+mod cli;
+mod cmd;
+#[expect(dead_code, reason = "drop this line with the first daemon subcommand")]
+mod daemon;
+mod duration;
+mod exit;
+mod out;
+
+fn main() -> std::process::ExitCode {
+    cli::main(std::env::args_os().collect())
+}

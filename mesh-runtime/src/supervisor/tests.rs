@@ -186,18 +186,16 @@ async fn an_essential_task_may_be_stopped_without_ending_the_process() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_starts_once_shutdown_began() {
+    let (report, mut reported) = mpsc::unbounded_channel();
     let tasks = Supervisor::new(GRACE);
     let spawner = tasks.spawner();
-    tasks.spawn("manager", Restart::Never, move |stop| {
-        let spawner = spawner.clone();
-        async move {
-            stop.cancelled().await;
-            let born_late = spawner.spawn("remote/east", Restart::Never, until_stopped);
-            assert!(born_late.has_ended());
-            Ok::<(), Infallible>(())
-        }
+    tasks.spawn_once("manager", |stop| async move {
+        stop.cancelled().await;
+        let born_late = spawner.spawn("remote/east", Restart::Never, until_stopped);
+        report.send((born_late.has_ended(), spawner.status().len()))
     });
     tasks.until(sleep(Duration::from_secs(1))).await.unwrap();
+    assert_eq!(reported.recv().await, Some((true, 1)), "it has ended, and only the manager is listed");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,50 @@
+//! From the command line to an exit code.
+
+use crate::cmd::Command;
+use crate::exit::Exit;
+use crate::{applet, out};
+use clap::Parser;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Joins Kubernetes clusters into one mesh, in Cilium ClusterMesh's own protocol.
+#[derive(Debug, Parser)]
+#[command(name = "isthmus", version, arg_required_else_help = true, subcommand_required = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Runs what `args` ask for; `args[0]` is the name it was called by.
+pub(crate) fn main(args: Vec<OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(applet::rewrite(args)) {
+        Ok(cli) => cli,
+        Err(answer) => return say(&answer),
+    };
+    match cli.command.run() {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            out::complain(&error);
+            Exit::of(&error).into()
+        }
+    }
+}
+
+/// Help and version on standard output, mistakes on standard error.
+fn say(answer: &clap::Error) -> ExitCode {
+    // A reader that is gone is no reason to fail.
+    drop(answer.print());
+    let exit = if answer.use_stderr() { Exit::Usage } else { Exit::Done };
+    exit.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,31 @@
+//! The subcommands, one file each. A new one takes three lines here: its `mod`, its variant with the line that
+//! `--help` shows, and its arm in [`Command::run`]. Daemons: see [`crate::daemon`].
+
+use crate::exit::Exit;
+use clap::Subcommand;
+
+mod certs;
+mod completion;
+pub(crate) mod version;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Issue and show certificates: a CA, servers, clients.
+    Certs(certs::Args),
+    /// Print a completion script for a shell.
+    Completion(completion::Args),
+    /// Print the version.
+    Version(version::Args),
+}
+
+impl Command {
+    /// Runs it. Blocks: a daemon until it is asked to stop.
+    pub(crate) fn run(self) -> anyhow::Result<Exit> {
+        match self {
+            Self::Certs(args) => args.run(),
+            Self::Completion(args) => args.run(),
+            Self::Version(args) => args.run(),
+        }
+    }
+}

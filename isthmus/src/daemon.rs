@@ -1,0 +1,150 @@
+//! What is the same for every daemon subcommand: logs, the async runtime, health, signals, an ordered end.
+//!
+//! A daemon's file in `cmd/` has its arguments with [`DaemonArgs`] flattened in, a [`Spec`], and a set-up that binds
+//! its listeners and spawns its tasks:
+//!
+//! ```text
+//! const SPEC: Spec = Spec { name: "kvstoremesh", metrics_prefix: "cilium_kvstoremesh", health_port: 9881 };
+//!
+//! pub(crate) fn run(self) -> anyhow::Result<Exit> {
+//!     daemon::run(&SPEC, &self.daemon, async |daemon| {
+//!         let metrics = kvstoremesh::Metrics::register(&mut daemon.metrics);
+//!         let synced = daemon.readiness.guard("remotes");
+//!         daemon.tasks.spawn("mirror", Restart::Never, move |stop| kvstoremesh::run(…, stop));
+//!         daemon.page("/status", move || mirror.status());
+//!         Ok(())
+//!     })
+//! }
+//! ```
+//!
+//! The set-up does not wait for the network: health answers only once it has returned. What takes time is a task
+//! with a readiness guard.
+
+use crate::cmd::version::{REVISION, VERSION};
+use crate::duration;
+use crate::exit::{Exit, Usage};
+use anyhow::Context as _;
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use mesh_runtime::{
+    BuildInfo, Health, LogFormat, Readiness, Supervisor, Telemetry, bind, registry, terminate_signal,
+};
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
+use std::time::Duration;
+use tracing::info;
+
+/// How long the runtime waits for blocking work after all tasks have ended.
+const BLOCKING_GRACE: Duration = Duration::from_secs(1);
+
+/// Arguments that every daemon takes.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Daemon")]
+pub(crate) struct DaemonArgs {
+    /// How log lines look, on standard error.
+    #[arg(long, value_name = "FORMAT", default_value_t, env = "ISTHMUS_LOG_FORMAT",
+        value_parser = PossibleValuesParser::new(["human", "json"]).try_map(|text| text.parse::<LogFormat>()))]
+    log_format: LogFormat,
+
+    /// What is logged: error, warn, info, debug or trace, or by module as `info,kvstore=debug`.
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "ISTHMUS_LOG_LEVEL")]
+    log_level: String,
+
+    /// Where /healthz, /readyz, /metrics and the daemon's pages answer by plain HTTP [default: 127.0.0.1 and the
+    /// daemon's own port].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    health_listen: Option<SocketAddr>,
+
+    /// How long an ordered shutdown may take.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
+    shutdown_grace: Duration,
+}
+
+/// What is fixed about a daemon.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spec {
+    /// Its name in logs.
+    pub(crate) name: &'static str,
+    /// What its series start with.
+    pub(crate) metrics_prefix: &'static str,
+    /// Its health port, on loopback unless it is told otherwise.
+    pub(crate) health_port: u16,
+}
+
+/// A daemon while it is set up.
+pub(crate) struct Daemon {
+    /// Its tasks; they are stopped in the reverse order of their start.
+    pub(crate) tasks: Supervisor,
+    /// What `/readyz` waits for. Take the guards during set-up.
+    pub(crate) readiness: Readiness,
+    /// Where its series are registered, already under its prefix.
+    pub(crate) metrics: Registry,
+    pages: Vec<Box<dyn FnOnce(Health) -> Health + Send>>,
+}
+
+impl Daemon {
+    /// Answers `GET path` on the health listener with `page` as JSON.
+    pub(crate) fn page<T: Serialize>(
+        &mut self,
+        path: &'static str,
+        page: impl Fn() -> T + Clone + Send + Sync + 'static,
+    ) {
+        self.pages.push(Box::new(move |health| health.json(path, page)));
+    }
+}
+
+/// Runs a daemon until SIGINT or SIGTERM, or until one of its essential tasks ends.
+pub(crate) fn run(
+    spec: &Spec,
+    args: &DaemonArgs,
+    set_up: impl AsyncFnOnce(&mut Daemon) -> anyhow::Result<()>,
+) -> anyhow::Result<Exit> {
+    let telemetry = Telemetry { format: args.log_format, level: args.log_level.clone() };
+    telemetry.init().map_err(Usage::error)?;
+    // Every TLS stack in the process uses the one provider; a second call would mean that it is set already.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let served = runtime.block_on(async {
+        let stop = terminate_signal();
+        serve(spec, args, set_up, stop).await
+    });
+    runtime.shutdown_timeout(BLOCKING_GRACE);
+    served
+}
+
+async fn serve(
+    spec: &Spec,
+    args: &DaemonArgs,
+    set_up: impl AsyncFnOnce(&mut Daemon) -> anyhow::Result<()>,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<Exit> {
+    let mut stop = pin!(stop);
+    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, spec.health_port));
+    let listener = bind("health", args.health_listen.unwrap_or(loopback)).await?;
+    let health_address = listener.local_addr().context("read the health listener's address")?;
+    info!(daemon = spec.name, version = VERSION, revision = REVISION, %health_address, "starting");
+
+    let tasks = Supervisor::new(args.shutdown_grace);
+    let build = BuildInfo { version: VERSION, revision: REVISION };
+    let metrics = registry(spec.metrics_prefix, build, tasks.spawner());
+    let mut daemon = Daemon { tasks, readiness: Readiness::new(), metrics, pages: Vec::new() };
+    let status = daemon.tasks.spawner();
+    daemon.page("/tasks", move || status.status());
+    tokio::select! {
+        biased;
+        ready = Box::pin(set_up(&mut daemon)) => ready?,
+        () = &mut stop => return Ok(Exit::Done),
+    }
+
+    let Daemon { tasks, readiness, metrics, pages } = daemon;
+    let health = pages.into_iter().fold(Health::new(readiness, metrics), |health, page| page(health));
+    tasks.spawn_once("health", |stop| health.serve(listener, stop));
+    tasks.until(stop).await?;
+    info!(daemon = spec.name, "stopped");
+    Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests;

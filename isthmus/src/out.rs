@@ -1,0 +1,68 @@
+//! Standard output and standard error of commands.
+
+use anyhow::Context as _;
+use serde::Serialize;
+use std::fmt::Display;
+use std::io::{self, Write as _};
+
+/// How a command prints what it found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people; may change.
+    #[default]
+    Text,
+    /// For programs; fields are only ever added.
+    Json,
+}
+
+/// `-o`, for commands that print what they found.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct FormatArgs {
+    /// How to print the result.
+    #[arg(short, long = "output", value_enum, default_value_t)]
+    pub(crate) output: Format,
+}
+
+impl FormatArgs {
+    /// Prints `value` as JSON, or as `text` makes of it.
+    pub(crate) fn print<T: Serialize>(
+        self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<()> {
+        match self.output {
+            Format::Text => print(text(value).trim_end()),
+            Format::Json => print(serde_json::to_string_pretty(value).context("encode the result as JSON")?),
+        }
+    }
+}
+
+/// Prints a text and a line end. A reader that has closed its end (`| head`) has had enough: no error.
+pub(crate) fn print(text: impl Display) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+    ignore_closed(written).context("write to standard output")
+}
+
+/// Tells of an error, with all its causes on one line. If even that cannot be written there is nobody to tell.
+pub(crate) fn complain(error: &anyhow::Error) {
+    drop(writeln!(io::stderr(), "isthmus: {error:#}"));
+}
+
+fn ignore_closed(written: io::Result<()>) -> io::Result<()> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_pipe_is_no_error_but_a_full_disk_is() {
+        ignore_closed(Err(io::ErrorKind::BrokenPipe.into())).unwrap();
+        ignore_closed(Err(io::ErrorKind::StorageFull.into())).unwrap_err();
+    }
+}
