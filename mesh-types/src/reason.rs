@@ -188,13 +188,19 @@ reasons! {
     ShadowedByLocal => "shadowed-by-local",
     /// Another remote cluster announces the same address and port; one of them is in use.
     ShadowedByRemote => "shadowed-by-remote",
+    /// The backend is terminating: its connections stay, new ones go to others.
+    BackendDraining => "backend-draining",
+    /// A health check of the backend fails: its connections stay, new ones go to others.
+    BackendUnhealthy => "backend-unhealthy",
+    /// No backend of the frontend can take a connection, so connections are refused.
+    NoBackends => "no-backends",
 
     // ipcache, nodes and tunnels.
     /// The entry describes the local node.
     LocalNode => "local-node",
     /// An entry of stronger source holds this prefix.
     SourcePrecedence => "source-precedence",
-    /// Two clusters announce the same prefix; the last writer is in effect. Pod CIDRs must not overlap.
+    /// Two clusters announce the same prefix; the first by name is in effect until it goes. Pod CIDRs must not overlap.
     PrefixOverlap => "prefix-overlap",
     /// The prefix overlaps one of the local cluster and is withheld.
     PrefixOverlapsLocal => "prefix-overlaps-local",
