@@ -1,0 +1,317 @@
+//! A cluster: a machine for the control plane, with a real etcd and a real kube-apiserver on it.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::bed::poll;
+use crate::underlay::{Host, Underlay};
+use crate::{Authority, Kubectl, Node, Plan, Process, tool};
+
+/// How long the API server may take to be ready, on a machine that builds something else meanwhile.
+const API_PATIENCE: Duration = Duration::from_secs(90);
+
+/// The port of the API server.
+const API_PORT: u16 = 6443;
+
+/// Of the etcd below the API server; the usual 2379 stays free for the mesh's store.
+const ETCD_PORT: u16 = 12379;
+
+/// What a cluster is to be.
+#[derive(Clone, Debug)]
+pub struct ClusterSpec {
+    name: String,
+    id: u32,
+    kubernetes: bool,
+    cilium: bool,
+    mcs: bool,
+}
+
+/// A running cluster. Dropping it stops it.
+#[derive(Debug)]
+pub struct Cluster {
+    spec: ClusterSpec,
+    plan: Plan,
+    dir: PathBuf,
+    host: Host,
+    underlay: Arc<Underlay>,
+    nodes: AtomicU8,
+    kubernetes: Option<Kubernetes>,
+}
+
+/// The parts of the control plane; dropped, so stopped, in this order.
+#[derive(Debug)]
+struct Kubernetes {
+    kubectl: Kubectl,
+    authority: Authority,
+    kubeconfig: PathBuf,
+    _apiserver: Process,
+    _etcd: Process,
+}
+
+impl ClusterSpec {
+    /// A cluster with Kubernetes' API, and with the resources of Cilium and of the Multi-Cluster Services API.
+    #[must_use]
+    pub fn new(name: &str, id: u32) -> Self {
+        Self { name: name.to_owned(), id, kubernetes: true, cilium: true, mcs: true }
+    }
+
+    /// Without Cilium's resources, as a cluster of another network plugin.
+    #[must_use]
+    pub fn without_cilium(mut self) -> Self {
+        self.cilium = false;
+        self
+    }
+
+    /// Without the Multi-Cluster Services API's resources.
+    #[must_use]
+    pub fn without_mcs(mut self) -> Self {
+        self.mcs = false;
+        self
+    }
+
+    /// Without an API server: machines only.
+    #[must_use]
+    pub fn without_kubernetes(mut self) -> Self {
+        self.kubernetes = false;
+        self
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Cluster {
+    pub(crate) fn start(spec: ClusterSpec, number: u8, dir: &Path, underlay: &Arc<Underlay>) -> Result<Self> {
+        let plan = Plan::new(number);
+        let dir = dir.join(&spec.name);
+        fs::create_dir_all(&dir).context("make the cluster's directory")?;
+        let host = underlay.attach(&format!("{}/control-plane", spec.name), plan.control_plane())?;
+        let kubernetes =
+            if spec.kubernetes { Some(Kubernetes::start(&spec, plan, &dir, &host)?) } else { None };
+        Ok(Self {
+            spec,
+            plan,
+            dir,
+            host,
+            underlay: Arc::clone(underlay),
+            nodes: AtomicU8::new(1),
+            kubernetes,
+        })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// Its id in the mesh.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.spec.id
+    }
+
+    /// Where its addresses are.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        self.plan
+    }
+
+    /// A directory for files that have to do with it.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The machine of the control plane, where daemons run that are not a node's.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Whether it has an API server.
+    #[must_use]
+    pub fn has_kubernetes(&self) -> bool {
+        self.kubernetes.is_some()
+    }
+
+    /// `kubectl` as the cluster's administrator.
+    ///
+    /// # Panics
+    /// If the cluster was made without Kubernetes.
+    #[must_use]
+    pub fn kubectl(&self) -> &Kubectl {
+        &self.kubernetes().kubectl
+    }
+
+    /// The administrator's kubeconfig; it names the API server by its address on the underlay.
+    ///
+    /// # Panics
+    /// If the cluster was made without Kubernetes.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubernetes().kubeconfig
+    }
+
+    /// The kubeconfig of a user that may do what RBAC rules let it, which at first is next to nothing.
+    ///
+    /// # Errors
+    /// If the files cannot be written.
+    ///
+    /// # Panics
+    /// If the cluster was made without Kubernetes.
+    pub fn kubeconfig_of(&self, user: &str) -> Result<PathBuf> {
+        let file = user.replace([':', '/'], "-");
+        kubeconfig(&self.kubernetes().authority, &self.dir, &self.api_address(), &file, user, None)
+    }
+
+    /// `https://address:port` of its API server on the underlay.
+    #[must_use]
+    pub fn api_address(&self) -> String {
+        api_address(&self.host)
+    }
+
+    /// A new node: the machine only. Its objects in the API are for the test to apply, see
+    /// [`objects`](crate::objects).
+    ///
+    /// # Errors
+    /// If there are 200 already, or it cannot be linked.
+    pub fn node(&self, name: &str) -> Result<Node> {
+        let number = self.nodes.fetch_add(1, Ordering::Relaxed);
+        anyhow::ensure!(number <= 200, "{} is full", self.name());
+        let host = self.underlay.attach(&format!("{}/{name}", self.name()), self.plan.node(number))?;
+        Node::new(host, self.name(), self.plan, number)
+    }
+
+    fn kubernetes(&self) -> &Kubernetes {
+        self.kubernetes.as_ref().expect("the test asks for the API of a cluster that it made without")
+    }
+}
+
+impl Kubernetes {
+    fn start(spec: &ClusterSpec, plan: Plan, dir: &Path, host: &Host) -> Result<Self> {
+        let authority = Authority::new(&dir.join("kubernetes-pki"))?;
+        let mut etcd = start(host, "etcd", etcd_flags(&dir.join("etcd")))?;
+        let mut apiserver = start(host, "kube-apiserver", apiserver_flags(&authority, plan, host, dir)?)?;
+
+        let address = api_address(host);
+        let kubeconfig = kubeconfig(&authority, dir, &address, "admin", "admin", Some("system:masters"))?;
+        let kubectl = Kubectl::new(&kubeconfig, &dir.join("kubectl-cache"), host.netns())?;
+        let port = SocketAddr::from((host.address(), API_PORT));
+        poll(API_PATIENCE, || {
+            etcd.ensure_running()?;
+            apiserver.ensure_running()?;
+            // kubectl costs a fifth of a CPU second; not before somebody listens.
+            host.netns().enter(|| std::net::TcpStream::connect(port))??;
+            kubectl.ensure_ready()
+        })
+        .with_context(|| format!("wait for the API of {}\n{}", spec.name, host.diary().read()))?;
+
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let crds = [(spec.cilium, root.join("crds")), (spec.mcs, root.join("../clustermesh-apiserver/crds"))];
+        for (_wanted, directory) in crds.iter().filter(|(wanted, _directory)| *wanted) {
+            kubectl.apply_path(directory).context("install the custom resources")?;
+        }
+        if spec.cilium || spec.mcs {
+            kubectl.run(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"])?;
+        }
+        let title = format!("{}: objects", spec.name);
+        let witness = kubectl.clone();
+        host.diary().record(&title, move || {
+            let all = "ciliumnodes,ciliumidentities,ciliumendpoints,ciliumendpointslices,serviceexports,serviceimports";
+            let kinds = ["services,endpointslices", all];
+            let get = |kinds| witness.run(&["get", kinds, "-A", "-o", "wide"]).unwrap_or_else(|e| format!("{e:#}"));
+            kinds.map(get).join("\n")
+        });
+        Ok(Self { kubectl, authority, kubeconfig, _apiserver: apiserver, _etcd: etcd })
+    }
+}
+
+fn start(host: &Host, program: &str, flags: Vec<String>) -> Result<Process> {
+    let mut command = Command::new(tool(program)?);
+    command.args(flags);
+    let log = host.log(program);
+    host.diary().record_log(&format!("{}: {program}", host.name()), &log);
+    Process::start(program, command, Some(host.netns()), &log)
+}
+
+fn etcd_flags(data: &Path) -> Vec<String> {
+    let client = format!("http://127.0.0.1:{ETCD_PORT}");
+    let peer = format!("http://127.0.0.1:{}", ETCD_PORT + 1);
+    vec![
+        format!("--data-dir={}", data.display()),
+        format!("--listen-client-urls={client}"),
+        format!("--advertise-client-urls={client}"),
+        format!("--listen-peer-urls={peer}"),
+        format!("--initial-advertise-peer-urls={peer}"),
+        format!("--initial-cluster=default={peer}"),
+        // What a power cut would lose is of no use to anybody here.
+        "--unsafe-no-fsync".to_owned(),
+        "--log-level=warn".to_owned(),
+    ]
+}
+
+fn apiserver_flags(authority: &Authority, plan: Plan, host: &Host, dir: &Path) -> Result<Vec<String>> {
+    let address = host.address().to_string();
+    let names = [&address, &host.address6().to_string(), "127.0.0.1", "localhost", "kubernetes.default.svc"];
+    let serving = authority.server("apiserver", &names)?;
+    let (verify, sign) = authority.bare_keys("service-accounts")?;
+    Ok([
+        format!("--etcd-servers=http://127.0.0.1:{ETCD_PORT}"),
+        format!("--cert-dir={}", dir.display()),
+        format!("--tls-cert-file={}", serving.certificate.display()),
+        format!("--tls-private-key-file={}", serving.key.display()),
+        format!("--client-ca-file={}", authority.certificate().display()),
+        format!("--secure-port={API_PORT}"),
+        "--bind-address=::".to_owned(),
+        format!("--advertise-address={address}"),
+        "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+        format!("--service-account-key-file={}", verify.display()),
+        format!("--service-account-signing-key-file={}", sign.display()),
+        format!("--service-cluster-ip-range={}", plan.service_cidrs().join(",")),
+        "--authorization-mode=RBAC".to_owned(),
+        // Its controller does not run, so it would refuse every pod.
+        "--disable-admission-plugins=ServiceAccount".to_owned(),
+    ]
+    .into())
+}
+
+fn api_address(host: &Host) -> String {
+    format!("https://{}:{API_PORT}", host.address())
+}
+
+fn kubeconfig(
+    authority: &Authority,
+    dir: &Path,
+    server: &str,
+    file: &str,
+    user: &str,
+    group: Option<&str>,
+) -> Result<PathBuf> {
+    let client = authority.client(file, user, group)?;
+    let text = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "bed",
+        "clusters": [{"name": "bed", "cluster": {
+            "server": server,
+            "certificate-authority": authority.certificate(),
+        }}],
+        "users": [{"name": user, "user": {
+            "client-certificate": client.certificate,
+            "client-key": client.key,
+        }}],
+        "contexts": [{"name": "bed", "context": {"cluster": "bed", "user": user}}],
+    });
+    let path = dir.join(format!("{file}.kubeconfig"));
+    fs::write(&path, format!("{text:#}")).context("write a kubeconfig")?;
+    Ok(path)
+}

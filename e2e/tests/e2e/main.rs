@@ -1,0 +1,3 @@
+//! Whole clusters, from outside. One binary, so that it is linked once; each module is one subject.
+
+mod bed;
