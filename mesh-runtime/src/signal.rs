@@ -24,3 +24,19 @@ pub fn terminate_signal() -> impl Future<Output = ()> {
 fn handler(kind: SignalKind) -> Signal {
     signal(kind).expect("SIGINT and SIGTERM may be handled, and daemons run in a runtime with I/O")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[tokio::test]
+    async fn either_signal_is_heard_even_before_anyone_waits() {
+        for name in ["INT", "TERM"] {
+            let asked = terminate_signal();
+            let line = format!("kill -{name} {}", std::process::id());
+            assert!(Command::new("sh").args(["-c", &line]).status().unwrap().success());
+            asked.await;
+        }
+    }
+}
