@@ -123,7 +123,8 @@ impl Host {
 
     /// `state` as in the kernel's `BR_STATE_*`.
     fn set_port_state(&self, word: &str, state: u8) -> Result<()> {
-        let command = format!("link set dev {} type bridge_slave state {state}", self.port);
-        self.underlay.netns.ip(&[command]).with_context(|| format!("set the port of {} {word}", self.name()))
+        let bridge = self.underlay.netns.exec("bridge").args(["link", "set", "dev", &self.port, "state"]);
+        let set = bridge.arg(state.to_string()).stdout();
+        set.map(drop).with_context(|| format!("set the port of {} {word}", self.name()))
     }
 }
