@@ -22,6 +22,8 @@
 //! - A resource that the API server does not have (a CRD that is not installed) is [`WatchState::Absent`], not empty. It
 //!   is asked for again, and followed once it appears.
 
+use k8s_openapi as _;
+
 mod client;
 mod object;
 mod resource;
