@@ -1,1 +1,3 @@
-//! agent-sync.
+//! agent
+pub mod ipcache;
+pub mod services;

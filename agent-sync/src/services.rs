@@ -1,0 +1,159 @@
+//! Global services: the local Service and its backends, joined with the backends of other clusters.
+//!
+//! In go single changes (a Service, a slice, another cluster's record); out comes, per service, one
+//! [`MergedService`]. Frontends come from the local Service alone; a service that only other clusters have waits.
+//!
+//! What always holds: after [`ServiceTable::settle`] the merged table is what a new table fed with the same inputs
+//! would hold, and only services that were touched since were computed again.
+
+mod backend;
+mod merge;
+mod select;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use mesh_types::{ClusterName, ClusterService};
+
+pub use backend::{Backend, BackendState, PortNames, Protocol, ServiceName};
+pub(crate) use merge::Names;
+pub use merge::{Frontend, LocalService, LocalSlice, MergedService, Origin, ServicePort, Share};
+pub use select::Verdict;
+
+use merge::{Inputs, RemoteRecord};
+
+/// The merged services, by name; a snapshot is cheap, since each service is shared.
+pub type MergedServices = BTreeMap<ServiceName, Arc<MergedService>>;
+
+/// All services that this cluster or another one has.
+#[derive(Debug)]
+pub struct ServiceTable {
+    node: Arc<str>,
+    inputs: BTreeMap<ServiceName, Inputs>,
+    /// The service that each slice (namespace, name) counts for.
+    slices: BTreeMap<(Arc<str>, Arc<str>), ServiceName>,
+    /// Services to compute again.
+    dirty: BTreeSet<ServiceName>,
+    merged: MergedServices,
+    merges: u64,
+}
+
+impl ServiceTable {
+    /// No services, on the node called `node`.
+    pub fn new(node: &str) -> Self {
+        ServiceTable {
+            node: node.into(),
+            inputs: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            merged: MergedServices::new(),
+            merges: 0,
+        }
+    }
+
+    /// The local Service has this content, or (`None`) is gone.
+    pub fn set_service(&mut self, name: &ServiceName, service: Option<LocalService>) {
+        self.change(name, |inputs| {
+            let changed = inputs.service != service;
+            inputs.service = service;
+            changed
+        });
+    }
+
+    /// The slice called `slice` in `namespace` has this content, or (`None`) is gone. Its service may change.
+    pub fn set_slice(&mut self, namespace: &str, slice: &str, content: Option<LocalSlice>) {
+        let (namespace, slice): (Arc<str>, Arc<str>) = (namespace.into(), slice.into());
+        let key = (namespace, Arc::clone(&slice));
+        let now = content.as_ref().map(|content| content.service.clone());
+        let before = match &now {
+            Some(service) => self.slices.insert(key, service.clone()),
+            None => self.slices.remove(&key),
+        };
+        if let Some(before) = before.filter(|before| Some(before) != now.as_ref()) {
+            self.change(&before, |inputs| inputs.slices.remove(&slice).is_some());
+        }
+        if let (Some(service), Some(content)) = (now, content) {
+            self.change(&service, |inputs| {
+                let changed = inputs.slices.get(&slice) != Some(&content);
+                inputs.slices.insert(slice, content);
+                changed
+            });
+        }
+    }
+
+    /// `cluster` announces this record, or (`None`) withdraws it.
+    pub fn set_remote(&mut self, name: &ServiceName, cluster: &ClusterName, record: Option<&ClusterService>) {
+        let record = record.map(RemoteRecord::read);
+        self.change(name, |inputs| match record {
+            Some(record) => {
+                let changed = inputs.remote.get(cluster) != Some(&record);
+                inputs.remote.insert(cluster.clone(), record);
+                changed
+            }
+            None => inputs.remote.remove(cluster).is_some(),
+        });
+    }
+
+    /// Withdraws all records of a cluster.
+    pub fn remove_cluster(&mut self, cluster: &ClusterName) {
+        let theirs: Vec<_> = self
+            .inputs
+            .iter()
+            .filter(|(_, inputs)| inputs.remote.contains_key(cluster))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in theirs {
+            self.set_remote(&name, cluster, None);
+        }
+    }
+
+    fn change(&mut self, name: &ServiceName, change: impl FnOnce(&mut Inputs) -> bool) {
+        let inputs = self.inputs.entry(name.clone()).or_default();
+        let changed = change(inputs);
+        if inputs.is_empty() {
+            self.inputs.remove(name);
+        }
+        if changed {
+            self.dirty.insert(name.clone());
+        }
+    }
+
+    /// Computes what was touched. Returns the services whose merged form changed, appeared or went.
+    pub fn settle(&mut self) -> Vec<ServiceName> {
+        let mut changed = Vec::new();
+        for name in std::mem::take(&mut self.dirty) {
+            let inputs = self.inputs.get(&name).filter(|inputs| inputs.is_service());
+            let Some(inputs) = inputs else {
+                if self.merged.remove(&name).is_some() {
+                    changed.push(name);
+                }
+                continue;
+            };
+            self.merges += 1;
+            let merged = inputs.merge(&name, &self.node);
+            if self.merged.get(&name).is_some_and(|before| **before == merged) {
+                continue;
+            }
+            self.merged.insert(name.clone(), Arc::new(merged));
+            changed.push(name);
+        }
+        changed
+    }
+
+    /// The merged services as of the last [`Self::settle`].
+    pub fn merged(&self) -> &MergedServices {
+        &self.merged
+    }
+
+    /// How many services were computed so far; for tests and metrics of the work done.
+    pub fn merges(&self) -> u64 {
+        self.merges
+    }
+
+    /// How many records `cluster` has here.
+    pub fn records_of(&self, cluster: &ClusterName) -> usize {
+        self.inputs.values().filter(|inputs| inputs.remote.contains_key(cluster)).count()
+    }
+}
