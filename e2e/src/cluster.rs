@@ -31,6 +31,7 @@ pub struct ClusterSpec {
     kubernetes: bool,
     cilium: bool,
     mcs: bool,
+    service_cidrs: Option<[String; 2]>,
 }
 
 /// A running cluster. Dropping it stops it.
@@ -59,7 +60,7 @@ impl ClusterSpec {
     /// A cluster with Kubernetes' API, and with the resources of Cilium and of the Multi-Cluster Services API.
     #[must_use]
     pub fn new(name: &str, id: u32) -> Self {
-        Self { name: name.to_owned(), id, kubernetes: true, cilium: true, mcs: true }
+        Self { name: name.to_owned(), id, kubernetes: true, cilium: true, mcs: true, service_cidrs: None }
     }
 
     /// Without Cilium's resources, as a cluster of another network plugin.
@@ -73,6 +74,13 @@ impl ClusterSpec {
     #[must_use]
     pub fn without_mcs(mut self) -> Self {
         self.mcs = false;
+        self
+    }
+
+    /// With other ranges for services' addresses, IPv4 and IPv6, than the plan's; for objects that fix them.
+    #[must_use]
+    pub fn with_service_cidrs(mut self, cidrs: [&str; 2]) -> Self {
+        self.service_cidrs = Some(cidrs.map(str::to_owned));
         self
     }
 
@@ -199,8 +207,10 @@ impl Cluster {
 impl Kubernetes {
     fn start(spec: &ClusterSpec, plan: Plan, dir: &Path, host: &Host) -> Result<Self> {
         let authority = Authority::new(&dir.join("kubernetes-pki"))?;
+        let services = spec.service_cidrs.clone().unwrap_or_else(|| plan.service_cidrs()).join(",");
         let mut etcd = start(host, "etcd", etcd_flags(&dir.join("etcd")))?;
-        let mut apiserver = start(host, "kube-apiserver", apiserver_flags(&authority, plan, host, dir)?)?;
+        let mut apiserver =
+            start(host, "kube-apiserver", apiserver_flags(&authority, &services, host, dir)?)?;
 
         let address = api_address(host);
         let kubeconfig = kubeconfig(&authority, dir, &address, "admin", "admin", Some("system:masters"))?;
@@ -259,7 +269,7 @@ fn etcd_flags(data: &Path) -> Vec<String> {
     ]
 }
 
-fn apiserver_flags(authority: &Authority, plan: Plan, host: &Host, dir: &Path) -> Result<Vec<String>> {
+fn apiserver_flags(authority: &Authority, services: &str, host: &Host, dir: &Path) -> Result<Vec<String>> {
     let address = host.address().to_string();
     let names = [&address, &host.address6().to_string(), "127.0.0.1", "localhost", "kubernetes.default.svc"];
     let serving = authority.server("apiserver", &names)?;
@@ -276,7 +286,7 @@ fn apiserver_flags(authority: &Authority, plan: Plan, host: &Host, dir: &Path) -
         "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
         format!("--service-account-key-file={}", verify.display()),
         format!("--service-account-signing-key-file={}", sign.display()),
-        format!("--service-cluster-ip-range={}", plan.service_cidrs().join(",")),
+        format!("--service-cluster-ip-range={services}"),
         "--authorization-mode=RBAC".to_owned(),
         // Its controller does not run, so it would refuse every pod.
         "--disable-admission-plugins=ServiceAccount".to_owned(),

@@ -1,0 +1,88 @@
+# What can be done here. CI runs `make test` and nothing else.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+# Scenarios start API servers; more than one at a time wants more than two cores.
+E2E_THREADS ?= 1
+# Where tools are kept that are built once; outside of the tree, so that cleaning keeps them.
+CACHE := $(or $(ISTHMUS_TOOLS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/isthmus/tools)
+
+CARGO_DENY_VERSION := 0.20.2
+CARGO_DENY := $(CACHE)/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
+
+# The test bed makes network namespaces. Who is not root may do so as root of a user namespace.
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo unshare --user --map-root-user)
+
+CRATES_WITH_BENCHES := $(patsubst %/benches,%,$(wildcard */benches))
+
+.PHONY: help
+help: ## this text
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: test
+test: ## all of it, from a clean clone: what is missing on the machine first, then as `make check`
+	@.ci/steps deps tools fmt-check unused clippy doc deny unit e2e
+
+.PHONY: check
+check: ## format, lints, documentation, licences, unit and crate tests, then end to end
+	@.ci/steps fmt-check unused clippy doc deny unit e2e
+
+.PHONY: e2e
+e2e: tools ## end to end: the built binary against real API servers, etcd and CoreDNS
+	$(CARGO) build -p isthmus
+	$(CARGO) test -p e2e --test e2e --no-run
+	$(AS_ROOT) $(CARGO) test -p e2e --test e2e -- --test-threads=$(E2E_THREADS)
+
+.PHONY: bench
+bench: ## measurements; nothing fails by being slow
+ifeq ($(CRATES_WITH_BENCHES),)
+	@echo "no crate has benches"
+else
+	$(CARGO) bench --benches $(addprefix -p ,$(CRATES_WITH_BENCHES))
+endif
+
+.PHONY: fmt
+fmt: ## format all code
+	$(CARGO) fmt --all
+
+.PHONY: tools
+tools: ## build the servers for the end-to-end tests
+	@e2e/tools/build
+
+.PHONY: deps
+deps: ## install the programs that building and testing need, or say what is missing
+	@.ci/deps
+
+# The steps of `make check`, one by one.
+
+.PHONY: fmt-check
+fmt-check:
+	$(CARGO) fmt --all --check
+
+.PHONY: unused
+unused:
+	@.ci/unused-dependencies
+
+.PHONY: clippy
+clippy:
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+.PHONY: doc
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
+
+.PHONY: deny
+deny: $(CARGO_DENY)
+	$(CARGO_DENY) --workspace check --hide-inclusion-graph bans licenses sources
+
+$(CARGO_DENY):
+	CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --locked --debug --root $(CACHE)/cargo-deny-$(CARGO_DENY_VERSION) \
+		cargo-deny@$(CARGO_DENY_VERSION)
+
+.PHONY: unit
+unit:
+	$(CARGO) test --workspace --exclude e2e
+	$(CARGO) test -p e2e --lib --bins
