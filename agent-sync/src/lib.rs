@@ -1,3 +1,5 @@
 //! agent
+pub mod datapath;
 pub mod ipcache;
+pub mod local;
 pub mod services;
