@@ -1,1 +1,28 @@
-//! dns-plugin.
+//! The DNS server of `clusterset.local`.
+//!
+//! ServiceImports, Namespaces and imported EndpointSlices come in by list and watch; answers to A, AAAA and SRV questions go out over UDP
+//! and TCP.
+//!
+//! ```text
+//!  kube-watch ─▶ Table ─▶ Zone ──ArcSwap──▶ respond(packet, zone) ◀── UDP, TCP
+//!               (pure)   (pure, a snapshot)        (pure)
+//! ```
+//!
+//! What always holds: before the first complete lists every question is answered SERVFAIL, never NXDOMAIN; after them, losing the API server
+//! leaves the last zone in place; every negative answer carries the zone's SOA record.
+//!
+//! Source: KEP-1645 (multi-cluster DNS schema 1.0.0), RFC 1035, 2181, 2308, 2782, 6891, 8482.
+
+#[cfg(test)]
+mod fixture;
+mod name;
+mod object;
+mod packet;
+mod service;
+mod table;
+mod zone;
+
+pub use name::{ZoneName, ZoneNameError};
+pub use packet::{Limit, Response, respond};
+pub use table::{Kind, Skipped};
+pub use zone::{NameTooLong, Zone, ZoneSettings};

@@ -78,6 +78,19 @@ impl<'a> RawObject<'a> {
         }
     }
 
+    /// Decodes one object from its JSON text, as a watch does.
+    ///
+    /// # Errors
+    /// What `decode` returns, or [`DecodeError::Json`] if the text is no object with a name.
+    pub fn decode<T>(
+        json: &str,
+        decode: impl FnOnce(&RawObject<'_>) -> Result<T, DecodeError>,
+    ) -> Result<T, DecodeError> {
+        let json: &RawValue = serde_json::from_str(json)?;
+        let head = crate::wire::head(json)?;
+        decode(&RawObject::new(json, &head))
+    }
+
     /// `metadata.namespace`; empty in cluster scope.
     pub fn namespace(&self) -> &'a str {
         self.namespace
