@@ -9,7 +9,7 @@
 //! ```
 //!
 //! - [`PrivateKey`] is made once per node and stays; [`PublicKey`] travels with the node record.
-//! - [`plan`] decides who is a peer, who owns which prefix and what is routed, with a [`Reason`](mesh_types::Reason) for
+//! - [`plan()`] decides who is a peer, who owns which prefix and what is routed, with a [`Reason`](mesh_types::Reason) for
 //!   whatever is left out. One prefix has one owner, at every moment.
 //! - [`diff`] gives the [`Change`]s from one table to the next; a [`Device`] carries them out without disturbing peers
 //!   that do not change, also across restarts.

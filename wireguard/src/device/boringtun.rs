@@ -61,16 +61,16 @@ impl Shared {
     async fn up(&self) -> io::Result<()> {
         let (mut packet, mut out) = (vec![0; BUFFER], vec![0; BUFFER]);
         loop {
-            let mut length = self.tun.recv(&mut packet).await?;
+            self.tun.readable().await?;
             for _ in 0..BATCH {
+                let length = match self.tun.try_recv(&mut packet) {
+                    Ok(length) => length,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error),
+                };
                 let sealed = self.engine().outbound(&packet[..length], &mut out);
                 if let Some((to, bytes)) = sealed {
                     self.send(to, bytes).await;
-                }
-                match self.tun.try_recv(&mut packet) {
-                    Ok(next) => length = next,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) => return Err(error),
                 }
             }
             tokio::task::yield_now().await;

@@ -89,8 +89,10 @@ impl Netlink {
         self.request(message).map(drop)
     }
 
+    /// Deletes the interface; one that is not there is no error.
     pub(crate) fn delete_link(&mut self, index: u32) -> io::Result<()> {
-        self.request(Message::new(libc::RTM_DELLINK, 0).body(&link_body(index, None))).map(drop)
+        let message = Message::new(libc::RTM_DELLINK, 0).body(&link_body(index, None));
+        unless(libc::ENODEV, self.request(message))
     }
 
     /// Sets the MTU, then brings the interface up.
