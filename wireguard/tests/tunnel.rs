@@ -76,6 +76,15 @@ fn packets_as_large_as_the_device_allows_and_larger_ones_pass() {
 }
 
 #[test]
+fn a_path_narrower_than_planned_gets_fragments() {
+    let (a, b) = two_peers();
+    for node in [&a, &b] {
+        node.netns.ip("link set wan mtu 1300");
+    }
+    reaches(&a.netns, a.pods[0], b.pods[0], &[0x5a; 1392]);
+}
+
+#[test]
 fn a_burst_of_packets_arrives_whole() {
     let (a, b) = two_peers();
     reaches(&a.netns, a.pods[0], b.pods[0], MARKER);
