@@ -13,8 +13,8 @@ CACHE := $(or $(ISTHMUS_TOOLS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/isthmus/to
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := $(CACHE)/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 
-# The test bed makes network namespaces. Who is not root may do so as root of a user namespace.
-AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo unshare --user --map-root-user)
+# The test bed makes network namespaces. Who is not root may do so within a user namespace.
+AS_ADMIN := $(shell [ "$$(id -u)" = 0 ] || echo unshare --user --map-current-user --keep-caps)
 
 CRATES_WITH_BENCHES := $(patsubst %/benches,%,$(wildcard */benches))
 
@@ -34,7 +34,7 @@ check: ## format, lints, documentation, licences, unit and crate tests, then end
 e2e: tools ## end to end: the built binary against real API servers, etcd and CoreDNS
 	$(CARGO) build -p isthmus
 	$(CARGO) test -p e2e --test e2e --no-run
-	$(AS_ROOT) $(CARGO) test -p e2e --test e2e -- --test-threads=$(E2E_THREADS)
+	$(AS_ADMIN) $(CARGO) test -p e2e --test e2e -- --test-threads=$(E2E_THREADS)
 
 .PHONY: bench
 bench: ## measurements; nothing fails by being slow

@@ -22,7 +22,8 @@
 //! dies of whatever cause; a watcher removes the directory. Two beds never share a port or an address, because each
 //! has namespaces of its own.
 //!
-//! It needs root, for the namespaces.
+//! It needs the rights of a network administrator: root's, or those that
+//! `unshare --user --map-current-user --keep-caps` gives to anybody.
 
 mod bed;
 mod capture;

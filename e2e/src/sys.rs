@@ -67,12 +67,6 @@ pub(crate) fn wait_readable(fd: &impl AsFd, within: Duration) -> io::Result<bool
     Ok(ready > 0)
 }
 
-/// Whether this process may make network namespaces.
-pub(crate) fn is_root() -> bool {
-    // SAFETY: cannot fail and takes nothing.
-    unsafe { libc::geteuid() == 0 }
-}
-
 fn check(result: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
