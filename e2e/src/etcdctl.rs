@@ -147,6 +147,7 @@ impl MeshEtcd {
             witness.run(&["endpoint", "health"])
         })
         .context("wait for the mesh's etcd")?;
+        host.diary().record(&format!("{}: keys in etcd", host.name()), move || witness.dump("cilium/"));
         Ok(Self { process, endpoint })
     }
 
