@@ -13,12 +13,20 @@
 //! `server` the wire.
 
 mod client;
+mod embedded;
+mod hub;
+pub mod mvcc;
+pub mod proto;
 mod range;
+mod store;
 pub mod sync;
+mod watcher;
 
 pub use client::{
     Client, ConfigFileError, CredentialsError, Error, EtcdConfig, EtcdConfigFile, EtcdTls, Event, Expect,
     Guard, Guarded, KeyValue, LeaseId, Limits, OnNewCluster, Page, Revision, StoreStatus, WatchBatch,
     WatchError, WatchStream, Write,
 };
+pub use embedded::EmbeddedClient;
 pub use range::{KeyRange, RangeEnd};
+pub use store::{AutoCompaction, Store, StoreConfig};

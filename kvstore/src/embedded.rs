@@ -1,0 +1,213 @@
+//! The client of a store in the same process: no gRPC, no encoding, no copies of what is read.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+
+use crate::{
+    client::{
+        Client, Error, Event, Expect, Guard, Guarded, KeyValue, LeaseId, Limits, Page, Revision, StoreStatus,
+        WatchBatch, WatchError, WatchStream, Write,
+    },
+    hub::Signal,
+    mvcc::{
+        Committed, Compare, CompareResult, CompareTarget, Op, OpResult, Put, Range, Record, Refusal,
+        Transaction,
+    },
+    range::KeyRange,
+    store::Store,
+};
+
+/// What etcd's version the store's answers are those of.
+pub(crate) const ETCD_VERSION: &str = "3.7.0";
+
+/// A client of an embedded [`Store`].
+#[derive(Clone, Debug)]
+pub struct EmbeddedClient {
+    store: Arc<Store>,
+}
+
+impl EmbeddedClient {
+    pub(crate) fn new(store: Arc<Store>) -> Self {
+        Self { store }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+}
+
+#[async_trait]
+impl Client for EmbeddedClient {
+    async fn get(&self, key: &[u8]) -> Result<Option<KeyValue>, Error> {
+        Ok(self.store.get(key).as_ref().map(Record::to_key_value))
+    }
+
+    async fn list(&self, range: &KeyRange, limit: usize, at: Option<Revision>) -> Result<Page, Error> {
+        let revision = at.map_or(0, |at| at.0);
+        let ask = Range { limit, revision, ..Range::of(range.clone()) };
+        let found = self.store.range(&ask).await?;
+        Ok(Page {
+            kvs: found.records.iter().map(Record::to_key_value).collect(),
+            revision: at.unwrap_or(Revision(found.revision)),
+            more: found.more,
+        })
+    }
+
+    async fn watch(&self, range: KeyRange, from: Revision) -> Result<WatchStream, WatchError> {
+        let signal = Arc::new(Signal::default());
+        let watcher = self.store.watch(range, from.0, 0, &signal);
+        let oldest = self.store.look(crate::mvcc::Keyspace::compacted);
+        if watcher.next() < oldest {
+            return Err(WatchError::Compacted { from: Revision(watcher.next()), oldest: Revision(oldest) });
+        }
+        let store = Arc::clone(&self.store);
+        let state = (store, watcher, signal, false);
+        Ok(futures::stream::unfold(state, |(store, mut watcher, signal, ended)| async move {
+            if ended {
+                return None;
+            }
+            let mut again = false;
+            loop {
+                if !again {
+                    signal.ready().await;
+                }
+                let looked = watcher.look(&store);
+                match looked {
+                    Ok(look) if look.batches.is_empty() => again = look.again,
+                    Ok(look) => {
+                        if look.again {
+                            signal.name_again();
+                        }
+                        let events = look.batches.iter().flat_map(|batch| batch.events.iter().map(to_event));
+                        let batch = WatchBatch { revision: Revision(look.through), events: events.collect() };
+                        return Some((Ok(batch), (store, watcher, signal, false)));
+                    }
+                    Err(refusal) => {
+                        let error = to_watch_error(refusal, watcher.next());
+                        return Some((Err(error), (store, watcher, signal, true)));
+                    }
+                }
+            }
+        })
+        .boxed())
+    }
+
+    async fn write(&self, batch: Vec<Write>) -> Result<Revision, Error> {
+        Ok(Revision(self.store.write_batch(&batch)?))
+    }
+
+    async fn write_if(&self, guards: Vec<Guard>, batch: Vec<Write>) -> Result<Guarded, Error> {
+        let txn = guarded(&guards, batch);
+        let (result, revision) = self.store.transact(&txn)?;
+        let revision = Revision(revision);
+        if result.succeeded {
+            return Ok(Guarded::Done(revision));
+        }
+        let current = result.results.into_iter().map(|result| match result {
+            OpResult::Range(found) => found.records.first().map(Record::to_key_value),
+            OpResult::Put { .. } | OpResult::Delete { .. } | OpResult::Txn(_) => None,
+        });
+        Ok(Guarded::Refused { current: current.collect(), revision })
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, Error> {
+        Ok(LeaseId(self.store.grant(0, whole_seconds(ttl))?))
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, Error> {
+        let seconds = self.store.keep_alive(lease.0)?;
+        Ok(Duration::from_secs(seconds.unsigned_abs()))
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), Error> {
+        self.store.revoke(lease.0)?;
+        Ok(())
+    }
+
+    async fn status(&self) -> Result<StoreStatus, Error> {
+        let (revision, bytes) = self.store.look(|keyspace| (keyspace.revision(), keyspace.bytes()));
+        Ok(StoreStatus {
+            cluster_id: self.store.config().cluster_id,
+            member_id: self.store.config().member_id,
+            revision: Revision(revision),
+            version: ETCD_VERSION.to_owned(),
+            db_size_bytes: bytes as i64,
+            errors: Vec::new(),
+        })
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { batch_operations: 4096, batch_bytes: 4 << 20, keys_per_lease: None, page: None }
+    }
+}
+
+/// The transaction that a guarded write is: the guards as comparisons; if they fail, reads of their keys.
+pub(crate) fn guarded(guards: &[Guard], batch: Vec<Write>) -> Transaction {
+    let compare = |guard: &Guard| {
+        let (target, result) = match &guard.expect {
+            Expect::Absent => (CompareTarget::Version(0), CompareResult::Equal),
+            Expect::Value(value) => (CompareTarget::Value(value.clone()), CompareResult::Equal),
+            Expect::CreatedAt(revision) => (CompareTarget::Create(revision.0), CompareResult::Equal),
+            Expect::ModifiedAt(revision) => (CompareTarget::Mod(revision.0), CompareResult::Equal),
+        };
+        Compare { range: KeyRange::key(guard.key.clone()), target, result }
+    };
+    Transaction {
+        compare: guards.iter().map(compare).collect(),
+        success: batch.into_iter().map(to_op).collect(),
+        failure: guards.iter().map(|guard| Op::Range(Range::of(KeyRange::key(guard.key.clone())))).collect(),
+    }
+}
+
+/// Leases count in seconds; one never gets less than was asked for.
+pub(crate) fn whole_seconds(ttl: Duration) -> i64 {
+    let rounded_up = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+    i64::try_from(rounded_up).unwrap_or(i64::MAX)
+}
+
+fn to_op(write: Write) -> Op {
+    match write {
+        Write::Put { key, value, lease } => Op::Put(Put { key, value, lease: lease.0, ..Put::default() }),
+        Write::Delete { key } => Op::Delete(KeyRange::key(key)),
+        Write::DeleteRange { range } => Op::Delete(range),
+    }
+}
+
+fn to_event(event: &Committed) -> Event {
+    if event.record.is_tombstone() {
+        let key = Bytes::copy_from_slice(event.record.key());
+        Event::Delete { key, mod_revision: Revision(event.record.mod_revision()) }
+    } else {
+        Event::Put(event.record.to_key_value())
+    }
+}
+
+fn to_watch_error(refusal: Refusal, from: i64) -> WatchError {
+    match refusal {
+        Refusal::Compacted { oldest, .. } => {
+            WatchError::Compacted { from: Revision(from), oldest: Revision(oldest) }
+        }
+        Refusal::Future { .. }
+        | Refusal::LeaseNotFound { .. }
+        | Refusal::LeaseExists
+        | Refusal::KeyNotFound
+        | Refusal::CompactedAlready => WatchError::Store(refusal.into()),
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Compacted { asked, .. } => Self::Compacted { asked: Revision(asked) },
+            Refusal::Future { asked } => Self::FutureRevision { asked: Revision(asked) },
+            Refusal::LeaseNotFound { lease } => Self::LeaseNotFound(LeaseId(lease)),
+            Refusal::LeaseExists | Refusal::KeyNotFound | Refusal::CompactedAlready => {
+                Self::Invalid(tonic::Status::failed_precondition(refusal.to_string()))
+            }
+        }
+    }
+}

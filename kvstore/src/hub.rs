@@ -1,0 +1,306 @@
+//! Who wants to hear of which keys.
+//!
+//! Watches of the same range form a group. A commit is handed to each group that it concerns once, as a
+//! [`Batch`] that all watches of the group share, encoding included; a watch then takes what came since it
+//! last looked. The hub keeps a bounded number of batches per group: a watch that is further behind reads the
+//! log of the key space instead, so a slow watch costs no memory.
+
+mod intervals;
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use self::intervals::Intervals;
+use crate::{
+    mvcc::{Committed, put_varint, varint_len},
+    range::KeyRange,
+};
+
+/// Batches that a group keeps for watches that have not taken them yet.
+const KEPT_BATCHES: usize = 512;
+/// Events that a group keeps so.
+const KEPT_EVENTS: usize = 16 * 1024;
+
+/// What one revision changed within one range.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) revision: i64,
+    pub(crate) events: Vec<Committed>,
+    encoded: OnceLock<Bytes>,
+    encoded_with_prev: OnceLock<Bytes>,
+}
+
+impl Batch {
+    pub(crate) fn new(revision: i64, events: Vec<Committed>) -> Self {
+        Self { revision, events, encoded: OnceLock::new(), encoded_with_prev: OnceLock::new() }
+    }
+
+    /// The `events` fields of a `WatchResponse`, encoded once for all watches.
+    pub(crate) fn encoded(&self, with_prev: bool) -> &Bytes {
+        let cell = if with_prev { &self.encoded_with_prev } else { &self.encoded };
+        cell.get_or_init(|| {
+            let mut out = Vec::new();
+            for event in &self.events {
+                encode_event(&mut out, event, with_prev);
+            }
+            out.into()
+        })
+    }
+}
+
+/// Appends `WatchResponse.events` (field 11): an `mvccpb.Event` around records that are encoded already.
+pub(crate) fn encode_event(out: &mut Vec<u8>, event: &Committed, with_prev: bool) {
+    let kv = event.record.encoded();
+    let prev = event.prev.as_ref().filter(|_| with_prev).map(|prev| prev.encoded());
+    let field = |bytes: &[u8]| 1 + varint_len(bytes.len() as u64) + bytes.len();
+    let deleted = event.record.is_tombstone();
+    let len = if deleted { 2 } else { 0 } + field(kv) + prev.map_or(0, field);
+    out.reserve(len + 8);
+    out.push(0x5a);
+    put_varint(out, len as u64);
+    if deleted {
+        out.extend_from_slice(&[0x08, 0x01]);
+    }
+    for (tag, bytes) in [(0x12, Some(kv)), (0x1a, prev)] {
+        if let Some(bytes) = bytes {
+            out.push(tag);
+            put_varint(out, bytes.len() as u64);
+            out.extend_from_slice(bytes);
+        }
+    }
+}
+
+/// All groups.
+#[derive(Debug, Default)]
+pub(crate) struct Hub {
+    groups: Mutex<Intervals<Arc<Group>>>,
+}
+
+/// Watches of one range.
+#[derive(Debug)]
+struct Group {
+    range: KeyRange,
+    ring: Mutex<Ring>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    batches: VecDeque<Arc<Batch>>,
+    events: usize,
+    /// Number of the first batch that is kept.
+    first: u64,
+    /// Number of the batch after the last one, when the hub was last tidied.
+    tidied: u64,
+    members: Vec<Arc<Member>>,
+}
+
+/// A watch as its group sees it.
+#[derive(Debug)]
+struct Member {
+    id: i64,
+    signal: Arc<Signal>,
+    /// Whether the signal names it already.
+    named: AtomicBool,
+}
+
+/// Wakes whoever serves some watches and says which of them have news.
+#[derive(Debug, Default)]
+pub(crate) struct Signal {
+    notify: Notify,
+    ready: Mutex<Vec<i64>>,
+}
+
+impl Signal {
+    /// Waits until some watch has news; returns their ids (perhaps of watches that ended meanwhile).
+    pub(crate) async fn ready(&self) -> Vec<i64> {
+        loop {
+            let ready = std::mem::take(&mut *lock(&self.ready));
+            if !ready.is_empty() {
+                return ready;
+            }
+            self.notify.notified().await;
+        }
+    }
+
+    /// Has [`Self::ready`] return at once: for a sole watch that has more to read from the log.
+    pub(crate) fn name_again(&self) {
+        self.name(0);
+    }
+
+    fn name(&self, id: i64) {
+        lock(&self.ready).push(id);
+        self.notify.notify_one();
+    }
+}
+
+/// A watch's membership in its group. Dropping it leaves.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    group: Arc<Group>,
+    member: Arc<Member>,
+    next: u64,
+    hub: Arc<Hub>,
+}
+
+/// What [`Subscription::take`] found.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// What came since the last time, in order.
+    Batches(Vec<Arc<Batch>>),
+    /// The watch was too far behind; it must read the log. What comes from now on will be kept again.
+    Behind,
+}
+
+/// Publishing in the order of revisions: made while the key space is still locked.
+pub(crate) struct Publisher<'a>(MutexGuard<'a, Intervals<Arc<Group>>>);
+
+impl Hub {
+    pub(crate) fn publisher(&self) -> Publisher<'_> {
+        Publisher(lock(&self.groups))
+    }
+
+    /// Joins the group of `range`; `signal` will name `id` when there is news.
+    pub(crate) fn subscribe(
+        self: &Arc<Self>,
+        range: &KeyRange,
+        id: i64,
+        signal: &Arc<Signal>,
+    ) -> Subscription {
+        let mut groups = lock(&self.groups);
+        let group = groups
+            .get_or_insert_with(range, || Arc::new(Group { range: range.clone(), ring: Mutex::default() }));
+        let group = Arc::clone(group);
+        let member = Arc::new(Member { id, signal: Arc::clone(signal), named: AtomicBool::new(false) });
+        let mut ring = lock(&group.ring);
+        ring.members.push(Arc::clone(&member));
+        let next = ring.first + ring.batches.len() as u64;
+        drop(ring);
+        drop(groups);
+        Subscription { group, member, next, hub: Arc::clone(self) }
+    }
+}
+
+impl Hub {
+    /// Drops batches that were there the last time already: whoever still wants them reads the log.
+    pub(crate) fn tidy(&self) {
+        let groups = lock(&self.groups);
+        for group in groups.values() {
+            let mut ring = lock(&group.ring);
+            let end = ring.first + ring.batches.len() as u64;
+            let old = std::mem::replace(&mut ring.tidied, end);
+            while ring.first < old {
+                let Some(oldest) = ring.batches.pop_front() else { break };
+                ring.events -= oldest.events.len();
+                ring.first += 1;
+            }
+        }
+    }
+}
+
+impl Publisher<'_> {
+    /// Hands the events of a revision to the groups that they concern.
+    pub(crate) fn publish(self, revision: i64, events: Vec<Committed>) {
+        if events.is_empty() || self.0.is_empty() {
+            return;
+        }
+        let groups = &*self.0;
+        let mut concerned: Vec<(usize, Vec<Committed>)> = Vec::new();
+        let mut of_group = vec![usize::MAX; if events.len() > 1 { groups.len() } else { 0 }];
+        for event in events {
+            groups.stab(event.record.key(), |group| match of_group.get(group) {
+                Some(&at) if at != usize::MAX => concerned[at].1.push(event.clone()),
+                _ => {
+                    if let Some(at) = of_group.get_mut(group) {
+                        *at = concerned.len();
+                    }
+                    concerned.push((group, vec![event.clone()]));
+                }
+            });
+        }
+        for (group, events) in concerned {
+            groups.value(group).push(Batch::new(revision, events));
+        }
+    }
+}
+
+impl Group {
+    fn push(&self, batch: Batch) {
+        let mut ring = lock(&self.ring);
+        ring.events += batch.events.len();
+        ring.batches.push_back(Arc::new(batch));
+        while ring.batches.len() > KEPT_BATCHES || (ring.events > KEPT_EVENTS && ring.batches.len() > 1) {
+            let Some(oldest) = ring.batches.pop_front() else { break };
+            ring.events -= oldest.events.len();
+            ring.first += 1;
+        }
+        for member in &ring.members {
+            if !member.named.swap(true, Ordering::AcqRel) {
+                member.signal.name(member.id);
+            }
+        }
+    }
+}
+
+impl Subscription {
+    /// What came since the last time.
+    pub(crate) fn take(&mut self) -> Taken {
+        // Before looking, so that what comes after names the watch again.
+        self.member.named.store(false, Ordering::Release);
+        let mut ring = lock(&self.group.ring);
+        let end = ring.first + ring.batches.len() as u64;
+        if self.next < ring.first {
+            self.next = end;
+            return Taken::Behind;
+        }
+        let skip = (self.next - ring.first) as usize;
+        let batches: Vec<Arc<Batch>> = ring.batches.iter().skip(skip).cloned().collect();
+        self.next = end;
+        if ring.members.len() == 1 {
+            // Nobody else will ask for them.
+            ring.first = end;
+            ring.events = 0;
+            ring.batches.clear();
+        }
+        Taken::Batches(batches)
+    }
+
+    /// Skips what is kept now: the watch reads it from the log.
+    pub(crate) fn skip(&mut self) {
+        self.member.named.store(false, Ordering::Release);
+        let ring = lock(&self.group.ring);
+        self.next = ring.first + ring.batches.len() as u64;
+    }
+
+    /// Has the signal name this watch, as if there were news.
+    pub(crate) fn wake(&self) {
+        if !self.member.named.swap(true, Ordering::AcqRel) {
+            self.member.signal.name(self.member.id);
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut groups = lock(&self.hub.groups);
+        let mut ring = lock(&self.group.ring);
+        ring.members.retain(|member| !Arc::ptr_eq(member, &self.member));
+        let empty = ring.members.is_empty();
+        drop(ring);
+        if empty {
+            groups.remove(&self.group.range);
+        }
+    }
+}
+
+/// Nothing under these locks panics half-way through a change.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,370 @@
+//! The key space with a lock around it, its watches and its clock.
+//!
+//! Everything that reaches the store, in process or over the wire, comes through here. The lock is held for
+//! one operation, or for one chunk of a long read; a long read stays consistent because it reads at one
+//! revision, which is kept from being forgotten meanwhile.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::{
+    client::Write,
+    embedded::EmbeddedClient,
+    hub::{Hub, Signal},
+    mvcc::{Commit, Keyspace, Millis, Op, Put, Range, RangeResult, Record, Refusal, Transaction, TxnResult},
+    range::KeyRange,
+    watcher::Watcher,
+};
+
+/// Keys that are read under one hold of the lock; about 50 µs.
+const CHUNK: usize = 1024;
+/// Changes that are forgotten under one hold of the lock.
+const PURGE_STEPS: usize = 512;
+/// How often batches that no watch took are dropped.
+const TIDY: Duration = Duration::from_secs(1);
+
+/// How a store behaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// Identifies the store to its clients; a fresh random one per start unless given. Never 0.
+    pub cluster_id: u64,
+    /// Never 0.
+    pub member_id: u64,
+    /// What is forgotten without being asked.
+    pub auto_compaction: AutoCompaction,
+}
+
+/// See [`StoreConfig::auto_compaction`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AutoCompaction {
+    /// Nothing.
+    Off,
+    /// Every revision older than this.
+    Periodic(Duration),
+    /// All but so many of the newest revisions.
+    Revisions(i64),
+}
+
+impl Default for StoreConfig {
+    /// Random ids; the last 5 minutes are kept.
+    fn default() -> Self {
+        Self {
+            cluster_id: rand::random_range(1..u64::MAX),
+            member_id: rand::random_range(1..u64::MAX),
+            auto_compaction: AutoCompaction::Periodic(Duration::from_secs(5 * 60)),
+        }
+    }
+}
+
+/// The embedded store. Share it by `Arc`; run [`Self::housekeep`] beside it.
+#[derive(Debug)]
+pub struct Store {
+    config: StoreConfig,
+    keyspace: Mutex<Keyspace>,
+    hub: Arc<Hub>,
+    started: Instant,
+    /// Something changed that the housekeeper's timers depend on.
+    chores: Notify,
+}
+
+impl Store {
+    /// An empty store.
+    pub fn new(config: StoreConfig) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            keyspace: Mutex::default(),
+            hub: Arc::default(),
+            started: Instant::now(),
+            chores: Notify::new(),
+        })
+    }
+
+    /// A client in this process.
+    pub fn client(self: &Arc<Self>) -> EmbeddedClient {
+        EmbeddedClient::new(Arc::clone(self))
+    }
+
+    /// How it was made.
+    pub fn config(&self) -> &StoreConfig {
+        &self.config
+    }
+
+    /// Revision of the last change.
+    pub fn revision(&self) -> i64 {
+        self.lock().revision()
+    }
+
+    /// Ends leases, compacts and frees memory, until `stop`. Without it leases never end.
+    pub async fn housekeep(&self, stop: &CancellationToken) {
+        let work = async {
+            let mut compaction = Compaction::default();
+            loop {
+                let next_lease = self.end_leases();
+                self.auto_compact(&mut compaction);
+                while self.lock().purge(PURGE_STEPS) {
+                    tokio::task::yield_now().await;
+                }
+                self.hub.tidy();
+                let until_lease = next_lease.map(|end| Duration::from_millis(end.saturating_sub(self.now())));
+                let pause = until_lease.map_or(TIDY, |until| until.min(TIDY));
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = self.chores.notified() => {}
+                }
+            }
+        };
+        stop.run_until_cancelled::<_>(async {
+            let (): () = work.await;
+        })
+        .await;
+    }
+
+    /// What a range holds. Long ranges are read in chunks, as of one revision.
+    pub(crate) async fn range(&self, ask: &Range) -> Result<RangeResult, Refusal> {
+        let (at, now, count, _pin) = {
+            let mut keyspace = self.lock();
+            if ask.count_only || (ask.cut() <= CHUNK) {
+                return keyspace.range(ask);
+            }
+            let now = keyspace.revision();
+            keyspace.check_revision(ask.revision, now)?;
+            let at = if ask.revision <= 0 { now } else { ask.revision };
+            let count = keyspace.count_at(&ask.range, at);
+            keyspace.pin(at);
+            (at, now, count, Pin { store: self, revision: at })
+        };
+        let mut records: Vec<Record> = Vec::with_capacity(count.min(ask.cut()));
+        let mut rest = ask.range.clone();
+        loop {
+            let left = CHUNK.min(ask.cut() - records.len());
+            let chunk = self.lock().chunk_at(&rest, at, left);
+            let last = chunk.last().cloned();
+            let whole = chunk.len() == left && records.len() + left < ask.cut();
+            records.extend(chunk);
+            match last {
+                Some(last) if whole => rest = rest.after(last.key()),
+                Some(_) | None => break,
+            }
+            tokio::task::yield_now().await;
+        }
+        Ok(ask.arrange(records, count, now))
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Option<Record> {
+        self.lock().get(key).cloned()
+    }
+
+    pub(crate) fn put(&self, put: &Put) -> Result<(Option<Record>, i64), Refusal> {
+        self.change(|keyspace| keyspace.put(put))
+    }
+
+    pub(crate) fn delete(&self, range: &KeyRange) -> (Vec<Record>, i64) {
+        let deleted = self.change(|keyspace| {
+            let mut txn = keyspace.write();
+            let deleted = txn.delete_range(range);
+            Ok((deleted, txn.commit()))
+        });
+        deleted.unwrap_or_else(|never: std::convert::Infallible| match never {})
+    }
+
+    pub(crate) fn transact(&self, txn: &Transaction) -> Result<(TxnResult, i64), Refusal> {
+        self.change(|keyspace| keyspace.transact(txn))
+    }
+
+    /// A batch as one revision, after its leases are checked; nothing is written if one is missing.
+    pub(crate) fn write_batch(&self, batch: &[Write]) -> Result<i64, Refusal> {
+        let written = self.change(|keyspace| {
+            let mut checked = 0;
+            for write in batch {
+                if let Write::Put { lease, .. } = write
+                    && lease.0 != checked
+                {
+                    if lease.0 != 0 && !keyspace.has_lease(lease.0) {
+                        return Err(Refusal::LeaseNotFound { lease: lease.0 });
+                    }
+                    checked = lease.0;
+                }
+            }
+            let mut txn = keyspace.write();
+            for write in batch {
+                match write {
+                    Write::Put { key, value, lease } => drop(txn.put(key, value, lease.0)),
+                    Write::Delete { key } => drop(txn.delete_key(key)),
+                    Write::DeleteRange { range } => drop(txn.delete_range(range)),
+                }
+            }
+            Ok(((), txn.commit()))
+        })?;
+        Ok(written.1)
+    }
+
+    pub(crate) fn compact(&self, revision: i64) -> Result<i64, Refusal> {
+        let mut keyspace = self.lock();
+        keyspace.compact(revision)?;
+        let revision = keyspace.revision();
+        drop(keyspace);
+        self.chores.notify_one();
+        Ok(revision)
+    }
+
+    /// `id` 0 is a random one. Returns the id.
+    pub(crate) fn grant(&self, id: i64, ttl: i64) -> Result<i64, Refusal> {
+        let mut keyspace = self.lock();
+        let now = self.now();
+        let id = match id {
+            0 => loop {
+                let id = rand::random_range(1..i64::MAX);
+                if keyspace.grant(id, ttl, now).is_ok() {
+                    break id;
+                }
+            },
+            id => keyspace.grant(id, ttl, now).map(|()| id)?,
+        };
+        drop(keyspace);
+        self.chores.notify_one();
+        Ok(id)
+    }
+
+    pub(crate) fn keep_alive(&self, id: i64) -> Result<i64, Refusal> {
+        let now = self.now();
+        self.lock().keep_alive(id, now)
+    }
+
+    pub(crate) fn revoke(&self, id: i64) -> Result<i64, Refusal> {
+        Ok(self.change(|keyspace| Ok(((), keyspace.revoke(id)?)))?.1)
+    }
+
+    /// Granted and remaining seconds, and keys on demand.
+    pub(crate) fn time_to_live(&self, id: i64, with_keys: bool) -> Option<(i64, i64, Vec<Record>)> {
+        let now = self.now();
+        self.lock().time_to_live(id, now, with_keys)
+    }
+
+    /// A look at the key space that takes no time.
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&Keyspace) -> R) -> R {
+        look(&self.lock())
+    }
+
+    /// A watch of `range` that will deliver everything from `from` on (0: from now on).
+    pub(crate) fn watch(&self, range: KeyRange, from: i64, id: i64, signal: &Arc<Signal>) -> Watcher {
+        let keyspace = self.lock();
+        // While the key space is locked nothing is published, so that the subscription begins exactly here.
+        let subscription = self.hub.subscribe(&range, id, signal);
+        let next = if from <= 0 { keyspace.revision() + 1 } else { from };
+        let behind = next <= keyspace.revision();
+        drop(keyspace);
+        Watcher::new(range, subscription, next, behind)
+    }
+
+    /// Milliseconds since the store was made.
+    fn now(&self) -> Millis {
+        self.started.elapsed().as_millis() as Millis
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Keyspace> {
+        // A panic in the key space is a bug; going on with what it left would hide it.
+        self.keyspace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One change, told to the watches in the order of revisions.
+    fn change<R, E>(
+        &self,
+        change: impl FnOnce(&mut Keyspace) -> Result<(R, Commit), E>,
+    ) -> Result<(R, i64), E> {
+        let mut keyspace = self.lock();
+        let (result, commit) = change(&mut keyspace)?;
+        let publisher = self.hub.publisher();
+        drop(keyspace);
+        publisher.publish(commit.revision, commit.events);
+        Ok((result, commit.revision))
+    }
+
+    fn end_leases(&self) -> Option<Millis> {
+        let ended = self.lock().ended_leases(self.now());
+        for lease in ended {
+            if let Ok(revision) = self.revoke(lease) {
+                debug!(lease = %crate::LeaseId(lease), revision, "lease ended");
+            }
+        }
+        self.lock().next_lease_end()
+    }
+
+    fn auto_compact(&self, state: &mut Compaction) {
+        let now = self.now();
+        let target = match self.config.auto_compaction {
+            AutoCompaction::Off => return,
+            AutoCompaction::Revisions(keep) => self.revision().saturating_sub(keep),
+            AutoCompaction::Periodic(age) => state.target(now, age, self.revision()),
+        };
+        let mut keyspace = self.lock();
+        // Refused when nothing changed since; there is nothing to do then.
+        if target > keyspace.compacted() && keyspace.compact(target).is_ok() {
+            debug!(revision = target, "compacted");
+        }
+    }
+}
+
+/// Remembers what the revision was when, for [`AutoCompaction::Periodic`].
+#[derive(Debug, Default)]
+struct Compaction {
+    /// Oldest first; about ten per period.
+    seen: std::collections::VecDeque<(Millis, i64)>,
+}
+
+impl Compaction {
+    /// The newest revision that is older than `age`; 0 if none is known.
+    fn target(&mut self, now: Millis, age: Duration, revision: i64) -> i64 {
+        let age = age.as_millis() as Millis;
+        if self.seen.back().is_none_or(|&(at, _)| now.saturating_sub(at) >= age / 10) {
+            self.seen.push_back((now, revision));
+        }
+        let mut target = 0;
+        while let Some(&(at, revision)) = self.seen.front()
+            && now.saturating_sub(at) >= age
+        {
+            target = revision;
+            self.seen.pop_front();
+        }
+        target
+    }
+}
+
+/// Keeps a revision readable while it lives.
+struct Pin<'a> {
+    store: &'a Store,
+    revision: i64,
+}
+
+impl Drop for Pin<'_> {
+    fn drop(&mut self) {
+        self.store.lock().unpin(self.revision);
+    }
+}
+
+/// Whether an operation list only reads; such a transaction takes no revision.
+pub(crate) fn only_reads(ops: &[Op]) -> bool {
+    ops.iter().all(|op| matches!(op, Op::Range(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn periodic_compaction_keeps_the_age() {
+        let mut compaction = Compaction::default();
+        let age = Duration::from_secs(10);
+        assert_eq!(compaction.target(0, age, 5), 0);
+        assert_eq!(compaction.target(500, age, 6), 0);
+        assert_eq!(compaction.target(1_000, age, 7), 0);
+        assert_eq!(compaction.target(10_000, age, 9), 5);
+        assert_eq!(compaction.target(10_999, age, 9), 0);
+        assert_eq!(compaction.target(11_000, age, 10), 7);
+    }
+}
