@@ -1,1 +1,43 @@
-//! kvstoremesh.
+//! Mirrors remote clusters into the local store, so that every node reads one store instead of one per cluster.
+//!
+//! What comes in: a directory with one etcd client configuration per remote cluster, and what their stores hold. What
+//! goes out: the same entries under `cilium/cache/…`, a cluster-config and canaries for each cluster.
+//!
+//! ```text
+//!   directory ──▶ config ──▶ slots ──▶ per cluster:  remote ──▶ intake ──▶ sinks ──▶ local store
+//!                 (what changed)       connection,  (what is    (writers,
+//!                                      validation    to write)   leases)
+//!                          board ◀── record ◀──┴──────────────────┘ ──▶ status, metrics, readiness
+//! ```
+//!
+//! Invariants: a cluster that cannot be reached or is refused keeps what was mirrored from it. Something is deleted only
+//! when the peer says so, when a complete list that can be trusted omits it, when the cluster's id changes, or some time
+//! after its configuration is gone. No cluster's trouble touches another cluster. Stopping deletes nothing.
+
+mod board;
+mod config;
+mod error;
+mod ids;
+mod intake;
+mod liveness;
+mod mesh;
+mod metrics;
+mod record;
+mod remote;
+mod removal;
+mod resource;
+mod settings;
+mod sinks;
+mod slots;
+mod status;
+
+pub use board::Board;
+pub use config::{DirectoryError, RejectedFile};
+pub use mesh::Mesh;
+pub use remote::Dial;
+pub use resource::Mirrored;
+pub use settings::Settings;
+pub use status::{
+    CiliumRemote, ConfigStatus, RejectedFileStatus, RemoteStatus, RemovalStatus, ResourceStatus,
+    SkippedStatus, StatusPage, TroubleStatus,
+};

@@ -1,0 +1,56 @@
+//! What all tasks know, in one place for `status`, metrics and readiness.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mesh_types::ClusterName;
+use tokio::sync::watch;
+
+use crate::config::RejectedFile;
+use crate::record::Record;
+
+/// Every remote cluster with its record; clones show the same.
+#[derive(Clone, Debug)]
+pub struct Board {
+    state: Arc<watch::Sender<State>>,
+}
+
+/// What a [`Board`] shows.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct State {
+    pub(crate) remotes: BTreeMap<ClusterName, Record>,
+    /// Clusters under removal, and how far it is.
+    pub(crate) removing: BTreeMap<ClusterName, &'static str>,
+    pub(crate) rejected: Vec<RejectedFile>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self { state: Arc::new(watch::Sender::default()) }
+    }
+}
+
+impl Board {
+    /// Everything, at this moment.
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.state.borrow())
+    }
+
+    pub(crate) fn change(&self, change: impl FnOnce(&mut State)) {
+        self.state.send_modify(change);
+    }
+
+    /// Changes the record of a cluster, if it (still) has one.
+    pub(crate) fn remote<T>(&self, name: &ClusterName, change: impl FnOnce(&mut Record) -> T) -> Option<T> {
+        let mut result = None;
+        self.state.send_modify(|state| result = state.remotes.get_mut(name).map(change));
+        result
+    }
+
+    /// Returns when `is_so`, which is asked at every change.
+    pub(crate) async fn wait_for(&self, mut is_so: impl FnMut(&State) -> bool) {
+        let mut changes = self.state.subscribe();
+        // An error means that the sender is gone, which `self` keeps alive.
+        drop(changes.wait_for(|state| is_so(state)).await);
+    }
+}

@@ -1,0 +1,274 @@
+//! The daemon: which tasks run, for which cluster, and when it is ready.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use kvstore::sync::{SyncWriter, WriterConfig, WriterError};
+use kvstore::{Client, EtcdConfigFile};
+use mesh_runtime::{Backoff, Readiness, ReadyGuard, Restart, Spawner, Supervisor, Task};
+use mesh_types::{ClusterName, key};
+use tokio::sync::watch;
+use tokio::time::{interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::board::Board;
+use crate::config::{self, Change, Directory};
+use crate::ids::Ids;
+use crate::record::Record;
+use crate::remote::{Dial, Remote};
+use crate::removal::remove;
+use crate::settings::Settings;
+use crate::sinks::{Sinks, time_of_day};
+use crate::slots::{Action, Slots};
+
+/// For tasks of one cluster that fail though they handle every failure they know of.
+const RESTART: Restart =
+    Restart::WithBackoff(Backoff::new(Duration::from_millis(500), Duration::from_secs(30)));
+/// For tasks that have an end.
+const RETRY: Restart = Restart::UntilDone(Backoff::new(Duration::from_millis(500), Duration::from_secs(30)));
+/// How often an own heartbeat is renewed; peers give up after two that are missing.
+const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// Mirrors every remote cluster of a directory into the local store.
+#[derive(Clone)]
+pub struct Mesh {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    settings: Arc<Settings>,
+    local: Arc<dyn Client>,
+    dial: Arc<dyn Dial>,
+    board: Board,
+    ids: Arc<Mutex<Ids>>,
+    clusters: Mutex<Clusters>,
+}
+
+#[derive(Default)]
+struct Clusters {
+    slots: Slots,
+    running: BTreeMap<ClusterName, Running>,
+}
+
+/// The tasks of one cluster.
+struct Running {
+    write: Task,
+    read: Task,
+    files: watch::Sender<Arc<EtcdConfigFile>>,
+}
+
+impl Mesh {
+    /// Reads remote stores by `dial` and writes to `local`, which stays with whatever store answers
+    /// (`OnNewCluster::Reconnect`). Nothing runs yet.
+    pub fn new(settings: Settings, local: Arc<dyn Client>, dial: Arc<dyn Dial>) -> Self {
+        let shared = Shared {
+            settings: Arc::new(settings),
+            local,
+            dial,
+            board: Board::default(),
+            ids: Arc::default(),
+            clusters: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// What is known, for status pages and metrics.
+    pub fn board(&self) -> Board {
+        self.shared.board.clone()
+    }
+
+    /// Starts the tasks; returns at once. The essential one is `config`, which ends with
+    /// [`crate::DirectoryError`] if the directory cannot be read at the start.
+    pub fn start(&self, tasks: &Supervisor, readiness: &Readiness) {
+        let spawner = tasks.spawner();
+        if self.shared.settings.heartbeat {
+            let mesh = self.clone();
+            tasks.spawn("heartbeat", RESTART, move |stop| mesh.clone().beat(stop));
+        }
+        let mesh = self.clone();
+        let (readiness, first) = (readiness.clone(), readiness.guard("configuration"));
+        tasks.spawn_once("config", async move |stop: CancellationToken| {
+            let settings = Arc::clone(&mesh.shared.settings);
+            let directory = Directory::new(settings.local.name.clone());
+            let mut first = Some(first);
+            let take = |changes: Vec<Change>, rejected| {
+                mesh.shared.board.change(|state| state.rejected = rejected);
+                let started = changes.into_iter().filter_map(|change| mesh.apply(&spawner, change)).collect();
+                if let Some(first) = first.take() {
+                    mesh.await_readiness(&spawner, &readiness, started);
+                    first.ready();
+                }
+            };
+            config::watch(&settings.directory, directory, take, &stop).await
+        });
+    }
+
+    /// Carries out a change of the configuration; returns the cluster if it was started.
+    fn apply(&self, spawner: &Spawner, change: Change) -> Option<ClusterName> {
+        let mut clusters = self.clusters();
+        let action = clusters.slots.apply(change)?;
+        self.act(&mut clusters, spawner, action)
+    }
+
+    fn act(&self, clusters: &mut Clusters, spawner: &Spawner, action: Action) -> Option<ClusterName> {
+        match action {
+            Action::Start(name, file) => {
+                info!(cluster = %name, "remote cluster configured");
+                let running = self.start_cluster(spawner, &name, file);
+                clusters.running.insert(name.clone(), running);
+                Some(name)
+            }
+            Action::Update(name, file) => {
+                if let Some(running) = clusters.running.get(&name) {
+                    running.files.send_replace(file);
+                }
+                None
+            }
+            Action::Remove(name) => {
+                info!(cluster = %name, "remote cluster no longer configured, removing what was mirrored");
+                if let Some(running) = clusters.running.remove(&name) {
+                    self.remove_cluster(spawner, name, running);
+                }
+                None
+            }
+        }
+    }
+
+    fn start_cluster(&self, spawner: &Spawner, name: &ClusterName, file: Arc<EtcdConfigFile>) -> Running {
+        let shared = &self.shared;
+        let sinks = Arc::new(Sinks::new(name, &shared.settings));
+        let record = Record::new(Arc::clone(&sinks));
+        shared.board.change(|state| drop(state.remotes.insert(name.clone(), record)));
+        let (files, receiver) = watch::channel(file);
+
+        let local = Arc::clone(&shared.local);
+        let writers = Arc::clone(&sinks);
+        let write = spawner.spawn(format!("remote/{name}/write"), RESTART, move |stop| {
+            let (writers, local) = (Arc::clone(&writers), Arc::clone(&local));
+            async move { writers.run(local.as_ref(), &stop).await }
+        });
+        let remote = Remote {
+            name: name.clone(),
+            settings: Arc::clone(&shared.settings),
+            dial: Arc::clone(&shared.dial),
+            ids: Arc::clone(&shared.ids),
+            sinks,
+            board: shared.board.clone(),
+            files: receiver,
+        };
+        let read =
+            spawner.spawn(format!("remote/{name}/read"), RESTART, move |stop| remote.clone().run(stop));
+        Running { write, read, files }
+    }
+
+    fn remove_cluster(&self, spawner: &Spawner, name: ClusterName, running: Running) {
+        let (mesh, again) = (self.clone(), spawner.clone());
+        let running = Arc::new(running);
+        self.shared.board.change(|state| {
+            state.removing.insert(name.clone(), "stopping");
+        });
+        spawner.spawn(format!("remote/{name}/removal"), RETRY, move |stop| {
+            let (mesh, again, name, running) =
+                (mesh.clone(), again.clone(), name.clone(), Arc::clone(&running));
+            async move {
+                // Stopped, the rest goes when its leases end.
+                stop.run_until_cancelled(mesh.remove(&again, &name, &running)).await;
+                Ok::<(), Infallible>(())
+            }
+        });
+    }
+
+    async fn remove(&self, spawner: &Spawner, name: &ClusterName, running: &Running) {
+        let shared = &self.shared;
+        running.read.stop();
+        running.read.ended().await;
+        running.write.stop();
+        running.write.ended().await;
+        shared.board.change(|state| drop(state.remotes.remove(name)));
+        let show = |stage| {
+            shared.board.change(|state| {
+                state.removing.insert(name.clone(), stage);
+            });
+        };
+        remove(name, shared.settings.removal_grace, &shared.local, show).await;
+        shared.ids.lock().unwrap_or_else(PoisonError::into_inner).release(name);
+        let mut clusters = self.clusters();
+        shared.board.change(|state| {
+            state.removing.remove(name);
+        });
+        if let Some(action) = clusters.slots.removed(name) {
+            self.act(&mut clusters, spawner, action);
+        }
+    }
+
+    /// Ready when every cluster of the start is mirrored once, or is not worth waiting for.
+    fn await_readiness(&self, spawner: &Spawner, readiness: &Readiness, started: Vec<ClusterName>) {
+        let guards: Vec<(ClusterName, ReadyGuard)> = started
+            .into_iter()
+            .map(|name| {
+                let guard = readiness.guard(format!("remote/{name}"));
+                (name, guard)
+            })
+            .collect();
+        let (mesh, guards) = (self.clone(), Arc::new(guards));
+        spawner.spawn("readiness", RETRY, move |stop| {
+            let (mesh, guards) = (mesh.clone(), Arc::clone(&guards));
+            async move {
+                let all = join_all(guards.iter().map(|(name, guard)| mesh.await_cluster(name, guard)));
+                let limit = mesh.shared.settings.global_ready_timeout;
+                if let Some(Err(_late)) = stop.run_until_cancelled(timeout(limit, all)).await {
+                    info!(?limit, "ready though not every remote cluster is mirrored");
+                    guards.iter().for_each(|(_, guard)| guard.ready());
+                }
+                Ok::<(), Infallible>(())
+            }
+        });
+    }
+
+    async fn await_cluster(&self, name: &ClusterName, guard: &ReadyGuard) {
+        let board = &self.shared.board;
+        let Some(sinks) = board.read(|state| Some(Arc::clone(&state.remotes.get(name)?.sinks))) else {
+            return guard.ready();
+        };
+        let limit = self.shared.settings.per_cluster_ready_timeout;
+        let unreachable = async {
+            sleep(limit).await;
+            // Once connected, it is worth waiting for.
+            board.wait_for(|state| state.remotes.get(name).is_none_or(|record| !record.was_connected)).await;
+        };
+        tokio::select! {
+            () = sinks.wait_synced() => {}
+            () = unreachable => info!(cluster = %name, ?limit, "not waiting for the remote cluster to be ready"),
+        }
+        guard.ready();
+    }
+
+    /// Renews the heartbeat of the local store until `stop`.
+    async fn beat(self, stop: CancellationToken) -> Result<(), WriterError> {
+        let mut config = WriterConfig::new(Bytes::from_static(key::HEARTBEAT.as_bytes()));
+        config.lease_ttl = Some(self.shared.settings.lease_ttl);
+        config.remove_stale = false;
+        let writer = SyncWriter::new(config);
+        let beat = async {
+            let mut ticks = interval(HEARTBEAT);
+            loop {
+                ticks.tick().await;
+                writer.upsert(Bytes::new(), time_of_day());
+            }
+        };
+        tokio::select! {
+            ended = writer.run(self.shared.local.as_ref(), &stop) => ended,
+            () = beat => Ok(()),
+        }
+    }
+
+    fn clusters(&self) -> std::sync::MutexGuard<'_, Clusters> {
+        // Each change is complete before anything that could panic.
+        self.shared.clusters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,325 @@
+//! The connection to one remote cluster: connect, validate, mirror, and again after every end.
+//!
+//! ```text
+//!   connect ─▶ heartbeat listed ─▶ cluster-config read ─▶ accepted, announced ─▶ per kind: canary ─▶ list ─▶ watch
+//!      ▲             │ silent for 2 min                         │ refused: wait for another
+//!      └── backoff ──┴── store replaced, connection refused     └── (nothing of what is mirrored is touched)
+//! ```
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use kvstore::sync::{Change, FollowError, Follower};
+use kvstore::{Client, Error, EtcdConfig, EtcdConfigFile, KeyRange};
+use mesh_runtime::jitter;
+use mesh_types::{ClusterConfig, ClusterName, Form, Peer, Reason, Rejection, key};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::Settings;
+use crate::board::Board;
+use crate::error::{explain, explain_follow, explain_watch};
+use crate::ids::Ids;
+use crate::liveness::Liveness;
+use crate::record::Record;
+use crate::resource::Mirrored;
+use crate::sinks::Sinks;
+
+mod announced;
+mod mirror;
+
+/// Limit for the first answer of a store.
+const CONNECT_LIMIT: Duration = Duration::from_secs(60);
+/// Limit for asking the store who it is, which only `status` needs.
+const STATUS_LIMIT: Duration = Duration::from_secs(5);
+/// Batches between a follower and us; when it is full the follower waits, and the peer's store bounds the rest.
+const QUEUE: usize = 4;
+
+/// How a peer's store is connected to. Tests put stores of their own behind it.
+pub trait Dial: Send + Sync + 'static {
+    /// A new client, which stays with the store that answers it first.
+    fn dial<'a>(&'a self, config: &'a EtcdConfig) -> BoxFuture<'a, Result<Arc<dyn Client>, Error>>;
+}
+
+/// The reading side of one remote cluster.
+#[derive(Clone)]
+pub(crate) struct Remote {
+    pub(crate) name: ClusterName,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) dial: Arc<dyn Dial>,
+    pub(crate) ids: Arc<Mutex<Ids>>,
+    pub(crate) sinks: Arc<Sinks>,
+    pub(crate) board: Board,
+    pub(crate) files: watch::Receiver<Arc<EtcdConfigFile>>,
+}
+
+impl Remote {
+    /// Connects and mirrors until `stop`, which deletes nothing.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
+        let mut retry = self.settings.backoff.retry();
+        loop {
+            let file = Arc::clone(&self.files.borrow_and_update());
+            self.record(|record| record.endpoints.clone_from(&file.config.endpoints));
+            let mut files = self.files.clone();
+            let trouble = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = changed(&mut files) => {
+                    info!(cluster = %self.name, "configuration changed, connecting again");
+                    self.record(|record| record.disconnected(Instant::now()));
+                    retry.reset();
+                    continue;
+                }
+                trouble = self.session(&file.config) => trouble,
+            };
+            let was_connected = self.record(|record| {
+                let was_connected = record.connected;
+                record.failed(trouble.clone(), Instant::now(), SystemTime::now());
+                was_connected
+            });
+            if was_connected == Some(true) {
+                retry.reset();
+            }
+            let delay = retry.next_delay(jitter());
+            let Rejection { reason, detail } = trouble;
+            warn!(cluster = %self.name, %reason, detail, ?delay, "no contact with the remote cluster, what is known of it stays");
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = changed(&mut files) => retry.reset(),
+                () = sleep(delay) => {}
+            }
+        }
+    }
+
+    /// One connection, until it ends; returns why.
+    async fn session(&self, config: &EtcdConfig) -> Rejection {
+        match self.connect(config).await {
+            Err(trouble) => trouble,
+            Ok(client) => {
+                let client = client.as_ref();
+                tokio::select! {
+                    trouble = self.watch_heartbeat(client) => trouble,
+                    trouble = self.obey(client) => trouble,
+                }
+            }
+        }
+    }
+
+    /// A client whose store has listed the heartbeat, which every peer may read.
+    async fn connect(&self, config: &EtcdConfig) -> Result<Arc<dyn Client>, Rejection> {
+        let too_late = |_elapsed| {
+            Rejection::new(Reason::PeerUnreachable, format!("no answer within {} s", CONNECT_LIMIT.as_secs()))
+        };
+        let connected = async {
+            let client = self.dial.dial(config).await?;
+            client.list(&KeyRange::prefix(key::HEARTBEAT), 1, None).await?;
+            Ok::<_, Error>(client)
+        };
+        let client =
+            timeout(CONNECT_LIMIT, connected).await.map_err(too_late)?.map_err(|error| explain(&error))?;
+        let status = timeout(STATUS_LIMIT, client.status()).await;
+        let store_id = status.ok().and_then(Result::ok).map(|status| status.cluster_id);
+        info!(cluster = %self.name, store_id = store_id.map(|id| format!("{id:x}")), "connected to the remote cluster");
+        self.record(|record| record.connected(store_id));
+        Ok(client)
+    }
+
+    /// Ends when the store's owner was silent for too long.
+    async fn watch_heartbeat(&self, client: &dyn Client) -> Rejection {
+        let limit = self.settings.heartbeat_timeout;
+        let mut liveness = Liveness::new(Instant::now(), limit);
+        let mut feed = Feed::new(client, key::HEARTBEAT.to_owned());
+        loop {
+            let batch = tokio::select! {
+                batch = feed.next() => batch,
+                () = sleep_until(liveness.deadline().into()) => {
+                    let what = format!("the heartbeat has not changed for {} s; expected every 60 s", limit.as_secs());
+                    return Rejection::new(Reason::HeartbeatMissing, what);
+                }
+            };
+            let batch = match batch {
+                Ok(batch) => batch,
+                Err(trouble) => return trouble,
+            };
+            let now = Instant::now();
+            for change in batch {
+                match change {
+                    Change::Put { mod_revision, .. } if liveness.beat(mod_revision, now) => {
+                        self.record(|record| record.heartbeat(now));
+                    }
+                    Change::Lost { error } => {
+                        let trouble = explain_watch(&error);
+                        self.record(|record| record.interrupted(trouble, SystemTime::now()));
+                    }
+                    Change::ListDone { .. } | Change::Resumed { .. } => {
+                        self.record(|record| {
+                            if !record.connected {
+                                record.connected(None)
+                            }
+                        });
+                    }
+                    Change::Put { .. } | Change::Delete { .. } => {}
+                }
+            }
+        }
+    }
+
+    /// Does what the peer's cluster-config says, whenever it says something new.
+    async fn obey(&self, client: &dyn Client) -> Rejection {
+        let (publish, mut announced) = watch::channel(None);
+        let read =
+            announced::follow(client, &self.name, &publish, || self.refuse(announced::missing(&self.name)));
+        let act = async {
+            let mut retry = self.settings.backoff.retry();
+            loop {
+                let Some(bytes) = announced.borrow_and_update().clone() else {
+                    changed(&mut announced).await;
+                    continue;
+                };
+                match self.accept(&bytes).await {
+                    Ok(config) => {
+                        retry.reset();
+                        tokio::select! {
+                            trouble = self.mirror_all(client, &config) => return trouble,
+                            () = changed(&mut announced) => info!(cluster = %self.name, "cluster-config changed"),
+                        }
+                    }
+                    Err(trouble) => {
+                        self.refuse(trouble);
+                        // An id that is in use may become free.
+                        tokio::select! {
+                            () = sleep(retry.next_delay(jitter())) => {}
+                            () = changed(&mut announced) => {}
+                        }
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            trouble = read => trouble,
+            trouble = act => trouble,
+        }
+    }
+
+    /// Validates what the peer announces, takes its id, and announces it to the readers of the local store.
+    async fn accept(&self, bytes: &[u8]) -> Result<ClusterConfig, Rejection> {
+        let config = ClusterConfig::decode(bytes)?;
+        let peer = Peer::accept(&self.settings.local, &self.name, &config)?;
+        let held = self.ids().held_by(&self.name);
+        if held.is_some_and(|held| held != peer.id) {
+            // Readers must not see entries of the old id under the new one.
+            warn!(cluster = %self.name, ?held, id = %peer.id, "the remote cluster has another id, removing what it had under the old one");
+            self.sinks.drain().await;
+        }
+        self.ids().reserve(&peer)?;
+        self.sinks.announce(&config).await;
+        self.record(|record| record.accepted(config.clone()));
+        info!(cluster = %self.name, id = %peer.id, "remote cluster accepted");
+        Ok(config)
+    }
+
+    /// Mirrors every kind that the peer offers; returns when the first of them cannot go on.
+    async fn mirror_all(&self, client: &dyn Client, config: &ClusterConfig) -> Rejection {
+        let form = Form::of(config);
+        let canaries = watch::Sender::default();
+        let offered = |kind: &Mirrored| kind.is_offered(&config.capabilities);
+        for kind in Mirrored::ALL.into_iter().filter(|kind| !offered(kind)) {
+            self.sinks.close(kind);
+            self.record(|record| record.view(kind).not_offered());
+        }
+        let mut kinds: FuturesUnordered<_> = Mirrored::ALL
+            .into_iter()
+            .filter(offered)
+            .map(|kind| {
+                self.mirror(
+                    client,
+                    kind,
+                    form,
+                    config.capabilities.synced_canaries.then(|| canaries.subscribe()),
+                )
+            })
+            .collect();
+        let read_canaries = async {
+            if !config.capabilities.synced_canaries {
+                return std::future::pending().await;
+            }
+            let mut feed = Feed::new(client, key::synced_prefix(&self.name));
+            loop {
+                match feed.next().await {
+                    Ok(batch) => mirror::note_canaries(&canaries, batch),
+                    Err(trouble) => return trouble,
+                }
+            }
+        };
+        tokio::select! {
+            Some(trouble) = kinds.next() => trouble,
+            trouble = read_canaries => trouble,
+        }
+    }
+
+    fn refuse(&self, trouble: Rejection) {
+        let news = self.record(|record| {
+            let news = record.trouble.as_ref() != Some(&trouble);
+            record.trouble(trouble.clone());
+            news
+        });
+        let Rejection { reason, detail } = trouble;
+        if news == Some(true) {
+            warn!(cluster = %self.name, %reason, detail, "remote cluster not accepted, what is known of it stays");
+        } else {
+            debug!(cluster = %self.name, %reason, detail, "remote cluster still not accepted");
+        }
+    }
+
+    fn record<T>(&self, change: impl FnOnce(&mut Record) -> T) -> Option<T> {
+        self.board.remote(&self.name, change)
+    }
+
+    fn ids(&self) -> std::sync::MutexGuard<'_, Ids> {
+        // Nothing in `Ids` panics half-way through a change.
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns at the next change; never, when nobody can change it any more.
+async fn changed<T>(value: &mut watch::Receiver<T>) {
+    if value.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// What a follower says, as it says it.
+struct Feed<'a> {
+    batches: mpsc::Receiver<Vec<Change>>,
+    run: BoxFuture<'a, Result<(), FollowError>>,
+}
+
+impl<'a> Feed<'a> {
+    /// Nothing runs before [`Self::next`] is polled; dropped, it ends.
+    fn new(client: &'a dyn Client, prefix: impl Into<Bytes> + Send + 'a) -> Self {
+        let (out, batches) = mpsc::channel(QUEUE);
+        let run = Box::pin(async move {
+            // What is known across connections is in the writers.
+            let mut follower = Follower::new(prefix);
+            follower.run(client, &out, &CancellationToken::new()).await
+        });
+        Self { batches, run }
+    }
+
+    /// The next batch, or why there will be none. Not to be called after an error.
+    async fn next(&mut self) -> Result<Vec<Change>, Rejection> {
+        tokio::select! {
+            biased;
+            Some(batch) = self.batches.recv() => Ok(batch),
+            end = &mut self.run => Err(match end {
+                Err(error) => explain_follow(&error),
+                Ok(()) => Rejection::new(Reason::PeerDisconnected, "stopped"),
+            }),
+        }
+    }
+}
