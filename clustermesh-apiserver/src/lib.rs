@@ -1,3 +1,4 @@
 //! clustermesh-apiserver.
 
+pub mod export;
 pub mod mcs;

@@ -82,6 +82,12 @@ reasons! {
     NotSynced => "not-synced",
     /// The connection is lost; the last known state stays in effect.
     PeerDisconnected => "peer-disconnected",
+    /// The store no longer has the cluster's configuration, and nothing says that the cluster was removed: the store
+    /// may be new, or its mirror gone. What is known stays in effect until the grace ends or the mirror returns.
+    ClusterConfigAbsent => "cluster-config-absent",
+    /// Keys vanished together with the mirror's word that its copy is complete, as when its lease ends. They stay in
+    /// effect until the mirror has written everything again.
+    WithdrawalHeld => "withdrawal-held",
 
     // Keys and values of the store.
     /// The key does not have the shape of its prefix.
@@ -150,6 +156,10 @@ reasons! {
     BackendNotReady => "backend-not-ready",
     /// The port has no number or a protocol that load balancing does not know.
     PortUnusable => "port-unusable",
+    /// The EndpointSlice holds backends that were imported from other clusters; they are not exported again.
+    EndpointsImported => "endpoints-imported",
+    /// The EndpointSlice has addresses of another type than IPv4 and IPv6.
+    AddressTypeUnsupported => "address-type-unsupported",
     /// The custom resource definition is not installed, so the kind cannot be read.
     CrdAbsent => "crd-absent",
 
