@@ -1,6 +1,5 @@
 //! The objects and questions of the tests, for every transport.
 
-use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use hickory_proto::op::ResponseCode;
@@ -166,13 +165,14 @@ impl Case {
 /// `A 10.0.0.1`, `SRV 0 100 80 svc1.testns.svc`, …: names without the zone, and the TTL if it is not 5.
 pub(crate) fn text(record: &Record) -> String {
     let short = |name: &hickory_proto::rr::Name| name.to_ascii().replace(".clusterset.local.", "");
-    let data = match &record.data {
-        RData::SRV(srv) => format!("{} {} {} {}", srv.priority, srv.weight, srv.port, short(&srv.target)),
-        RData::NS(ns) => short(ns),
-        RData::SOA(soa) => {
-            format!("{} {} {} {}", short(&soa.mname), short(&soa.rname), soa.serial, soa.minimum)
-        }
-        other => other.to_string(),
+    let data = if let RData::SRV(srv) = &record.data {
+        format!("{} {} {} {}", srv.priority, srv.weight, srv.port, short(&srv.target))
+    } else if let RData::NS(ns) = &record.data {
+        short(ns)
+    } else if let RData::SOA(soa) = &record.data {
+        format!("{} {} {} {}", short(&soa.mname), short(&soa.rname), soa.serial, soa.minimum)
+    } else {
+        record.data.to_string()
     };
     let ttl = if record.ttl == 5 { String::new() } else { format!(" ({})", record.ttl) };
     format!("{} {data}{ttl}", record.record_type())
@@ -329,7 +329,7 @@ pub(crate) fn check(case: &Case, transport: &str, response: &hickory_proto::op::
     assert_eq!(sorted(&response.additionals, glue), case.additional, "additional: {context}");
 }
 
-/// Addresses of the 300 endpoints of `big`.
-pub(crate) fn is_big(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V4(v4) if v4.octets()[..2] == [10, 2])
+/// Whether this is the address of one of the 300 endpoints of `big`.
+pub(crate) fn is_big(record: &Record) -> bool {
+    matches!(&record.data, RData::A(address) if address.0.octets()[..2] == [10, 2])
 }

@@ -15,14 +15,22 @@
 
 #[cfg(test)]
 mod fixture;
+mod metrics;
 mod name;
 mod object;
 mod packet;
+mod published;
+mod server;
 mod service;
+mod source;
 mod table;
 mod zone;
 
+pub use metrics::Metrics;
 pub use name::{ZoneName, ZoneNameError};
 pub use packet::{Limit, Response, respond};
+pub use published::Published;
+pub use server::Server;
+pub use source::{Observer, Source, Status, WatchEnded, WatchView};
 pub use table::{Kind, Skipped};
 pub use zone::{NameTooLong, Zone, ZoneSettings};

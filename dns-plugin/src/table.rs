@@ -55,6 +55,8 @@ pub(crate) struct Table {
     changed_namespaces: BTreeMap<Arc<str>, bool>,
     /// Parts that the object's own decoding left out.
     skipped: BTreeMap<(Kind, ObjectKey), BTreeMap<Reason, usize>>,
+    /// Whether something was or was no longer left out since it was asked.
+    skipped_changed: bool,
     /// Parts of an import that have no name in DNS.
     unnamed: BTreeMap<ObjectKey, BTreeMap<Reason, usize>>,
 }
@@ -69,7 +71,7 @@ impl Table {
     }
 
     pub(crate) fn remove_import(&mut self, key: &ObjectKey) {
-        self.skipped.remove(&(Kind::ServiceImport, key.clone()));
+        self.note(Kind::ServiceImport, key, BTreeMap::new());
         if self.imports.remove(key).is_some() {
             self.changed_services.insert(key.clone());
         }
@@ -96,7 +98,7 @@ impl Table {
     }
 
     pub(crate) fn remove_slice(&mut self, key: &ObjectKey) {
-        self.skipped.remove(&(Kind::EndpointSlice, key.clone()));
+        self.note(Kind::EndpointSlice, key, BTreeMap::new());
         self.detach_slice(key);
     }
 
@@ -143,11 +145,7 @@ impl Table {
                 }
             };
             changed |= zone.set_service(&key.namespace, &key.name, service);
-            if unnamed.is_empty() {
-                self.unnamed.remove(&key);
-            } else {
-                self.unnamed.insert(key, unnamed);
-            }
+            self.skipped_changed |= put(&mut self.unnamed, key, unnamed);
         }
         if !zone.is_synced() && self.listed.len() == Kind::ALL.len() {
             zone.set_synced();
@@ -157,7 +155,7 @@ impl Table {
     }
 
     /// Everything that is not served, in order.
-    pub(crate) fn skipped(&self) -> impl Iterator<Item = Skipped> {
+    fn skipped(&self) -> impl Iterator<Item = Skipped> {
         let parts = self.skipped.iter().map(|((kind, key), reasons)| (*kind, key, reasons));
         let unnamed = self.unnamed.iter().map(|(key, reasons)| (Kind::ServiceImport, key, reasons));
         parts.chain(unnamed).flat_map(|(kind, key, reasons)| {
@@ -172,11 +170,27 @@ impl Table {
     }
 
     fn note(&mut self, kind: Kind, key: &ObjectKey, reasons: BTreeMap<Reason, usize>) {
-        if reasons.is_empty() {
-            self.skipped.remove(&(kind, key.clone()));
-        } else {
-            self.skipped.insert((kind, key.clone()), reasons);
-        }
+        self.skipped_changed |= put(&mut self.skipped, (kind, key.clone()), reasons);
+    }
+
+    /// Everything that is not served, if that changed since it was asked last.
+    pub(crate) fn take_skipped(&mut self) -> Option<Vec<Skipped>> {
+        std::mem::take(&mut self.skipped_changed).then(|| self.skipped().collect())
+    }
+}
+
+/// Keeps the reasons of one object; nothing is kept of one that has none. True if that changes anything.
+fn put<K: Ord>(
+    map: &mut BTreeMap<K, BTreeMap<Reason, usize>>,
+    key: K,
+    reasons: BTreeMap<Reason, usize>,
+) -> bool {
+    if reasons.is_empty() {
+        return map.remove(&key).is_some();
+    }
+    map.get(&key) != Some(&reasons) && {
+        map.insert(key, reasons);
+        true
     }
 }
 
