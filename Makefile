@@ -4,6 +4,9 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
+# Administrators' programs (ip, nft, tcpdump) are not on everybody's path.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
 CARGO ?= cargo
 # Scenarios start API servers; more than one at a time wants more than two cores.
 E2E_THREADS ?= 1
@@ -13,7 +16,10 @@ CACHE := $(or $(ISTHMUS_TOOLS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/isthmus/to
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := $(CACHE)/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 
-# The test bed makes network namespaces. Who is not root may do so within a user namespace.
+# Where tests find the servers that `tools` has built.
+WITH_TOOLS = ISTHMUS_TOOLS_BIN="$$(e2e/tools/build)"
+
+# Tests make network namespaces. Who is not root may do so within a user namespace.
 AS_ADMIN := $(shell [ "$$(id -u)" = 0 ] || echo unshare --user --map-current-user --keep-caps)
 
 CRATES_WITH_BENCHES := $(patsubst %/benches,%,$(wildcard */benches))
@@ -34,7 +40,7 @@ check: ## format, lints, documentation, licences, unit and crate tests, then end
 e2e: tools ## end to end: the built binary against real API servers, etcd and CoreDNS
 	$(CARGO) build -p isthmus
 	$(CARGO) test -p e2e --test e2e --no-run
-	$(AS_ADMIN) $(CARGO) test -p e2e --test e2e -- --test-threads=$(E2E_THREADS)
+	$(WITH_TOOLS) $(AS_ADMIN) $(CARGO) test -p e2e --test e2e -- --test-threads=$(E2E_THREADS)
 
 .PHONY: bench
 bench: ## measurements; nothing fails by being slow
@@ -83,6 +89,7 @@ $(CARGO_DENY):
 		cargo-deny@$(CARGO_DENY_VERSION)
 
 .PHONY: unit
-unit:
-	$(CARGO) test --workspace --exclude e2e
+unit: tools
+	$(CARGO) test --workspace --exclude e2e --no-run
+	$(WITH_TOOLS) $(AS_ADMIN) $(CARGO) test --workspace --exclude e2e --no-fail-fast
 	$(CARGO) test -p e2e --lib --bins

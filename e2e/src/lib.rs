@@ -31,7 +31,7 @@
 //! | `cargo test -p e2e --test e2e bed::` | one module; the servers are built if they are missing, `isthmus` is not |
 //! | `cargo run -p e2e --bin bed -- prod-eu us-east` | holds a bed, for a look around |
 //! | `ISTHMUS_BIN` | another program under test than the one in `target/` |
-//! | `ISTHMUS_TOOLS`, `KUBEBUILDER_ASSETS` | where the servers are, see `tools/build` |
+//! | `ISTHMUS_TOOLS_BIN` | the directory of the servers, else `tools/build` says it and builds what is missing |
 //! | `ISTHMUS_E2E_KEEP=1` | leaves the directory with all logs, and names it |
 
 mod bed;
