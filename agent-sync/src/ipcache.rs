@@ -122,8 +122,10 @@ pub struct Ipcache {
 
 impl Ipcache {
     /// `cluster` says what is behind the record's prefix. A record without a usable prefix changes nothing.
-    pub fn set_endpoint(&mut self, cluster: &ClusterName, record: &IpIdentityPair) {
-        let Some(prefix) = record.prefix() else { return };
+    ///
+    /// Returns whether the cluster had no claim on the prefix before.
+    pub fn set_endpoint(&mut self, cluster: &ClusterName, record: &IpIdentityPair) -> bool {
+        let Some(prefix) = record.prefix() else { return false };
         let identity = match NumericIdentity(record.id) {
             // The exporting cluster's own host is another node to us.
             NumericIdentity::HOST => NumericIdentity::REMOTE_NODE,
@@ -148,12 +150,12 @@ impl Ipcache {
             remote_cluster: false,
             pod,
         };
-        self.put(prefix.trunc(), entry);
+        self.put(prefix.trunc(), entry)
     }
 
-    /// `cluster` withdraws what it said of `prefix`.
-    pub fn remove_endpoint(&mut self, cluster: &ClusterName, prefix: IpNet) {
-        self.remove(prefix.trunc(), &Claimant::Endpoint(cluster.clone()));
+    /// `cluster` withdraws what it said of `prefix`. Returns whether it had said something.
+    pub fn remove_endpoint(&mut self, cluster: &ClusterName, prefix: IpNet) -> bool {
+        self.remove(prefix.trunc(), &Claimant::Endpoint(cluster.clone()))
     }
 
     /// The node contributes exactly `claims` (see [`contributions`]); what it claimed before and does not now goes.
@@ -192,11 +194,12 @@ impl Ipcache {
         self.revision += u64::from(changed);
     }
 
-    fn put(&mut self, prefix: IpNet, entry: Entry) {
+    /// Returns whether the claimant had no claim before.
+    fn put(&mut self, prefix: IpNet, entry: Entry) -> bool {
         let claims = self.slots.entry(prefix).or_default();
         let known = claims.iter().position(|claim| claim.claimant == entry.claimant);
         if known.is_some_and(|at| claims[at] == entry) {
-            return;
+            return false;
         }
         let mut shows = known == Some(0);
         if let Some(at) = known {
@@ -207,16 +210,19 @@ impl Ipcache {
         claims.insert(at, entry);
         claims.shrink_to_fit();
         self.revision += u64::from(shows);
+        known.is_none()
     }
 
-    fn remove(&mut self, prefix: IpNet, claimant: &Claimant) {
-        let Some(claims) = self.slots.get_mut(&prefix) else { return };
-        let Some(at) = claims.iter().position(|claim| claim.claimant == *claimant) else { return };
+    /// Returns whether there was such a claim.
+    fn remove(&mut self, prefix: IpNet, claimant: &Claimant) -> bool {
+        let Some(claims) = self.slots.get_mut(&prefix) else { return false };
+        let Some(at) = claims.iter().position(|claim| claim.claimant == *claimant) else { return false };
         claims.remove(at);
         if claims.is_empty() {
             self.slots.remove(&prefix);
         }
         self.revision += u64::from(at == 0);
+        true
     }
 
     /// Each prefix with the entry in effect, in the order of prefixes.

@@ -83,17 +83,26 @@ impl ServiceTable {
         }
     }
 
-    /// `cluster` announces this record, or (`None`) withdraws it.
-    pub fn set_remote(&mut self, name: &ServiceName, cluster: &ClusterName, record: Option<&ClusterService>) {
+    /// `cluster` announces this record, or (`None`) withdraws it. Returns whether the record came into being or went,
+    /// as opposed to: was there and changed, or was not there.
+    pub fn set_remote(
+        &mut self,
+        name: &ServiceName,
+        cluster: &ClusterName,
+        record: Option<&ClusterService>,
+    ) -> bool {
         let record = record.map(RemoteRecord::read);
-        self.change(name, |inputs| match record {
-            Some(record) => {
-                let changed = inputs.remote.get(cluster) != Some(&record);
-                inputs.remote.insert(cluster.clone(), record);
-                changed
-            }
-            None => inputs.remote.remove(cluster).is_some(),
+        let wanted = record.is_some();
+        let mut had = false;
+        self.change(name, |inputs| {
+            let before = match &record {
+                Some(record) => inputs.remote.insert(cluster.clone(), record.clone()),
+                None => inputs.remote.remove(cluster),
+            };
+            had = before.is_some();
+            before != record
         });
+        had != wanted
     }
 
     /// Withdraws all records of a cluster.
