@@ -6,6 +6,7 @@ use clap::Subcommand;
 
 mod certs;
 mod completion;
+mod dns;
 pub(crate) mod version;
 
 /// What to do.
@@ -15,6 +16,8 @@ pub(crate) enum Command {
     Certs(certs::Args),
     /// Print a completion script for a shell.
     Completion(completion::Args),
+    /// Answer the names of services that clusters export, such as <service>.<namespace>.svc.clusterset.local.
+    Dns(dns::Args),
     /// Print the version.
     Version(version::Args),
 }
@@ -25,6 +28,7 @@ impl Command {
         match self {
             Self::Certs(args) => args.run(),
             Self::Completion(args) => args.run(),
+            Self::Dns(args) => args.run(),
             Self::Version(args) => args.run(),
         }
     }

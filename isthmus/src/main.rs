@@ -13,7 +13,6 @@ mod applet;
 mod certs;
 mod cli;
 mod cmd;
-#[expect(dead_code, reason = "drop this line with the first daemon subcommand")]
 mod daemon;
 mod duration;
 mod exit;
