@@ -99,9 +99,11 @@ fn two_api_servers_keep_what_is_applied_and_do_not_mix_it_up() {
 
 #[test]
 fn the_custom_resources_take_what_cilium_and_mcs_clusters_hold() {
-    let bed = Bed::builder("crds").cluster("prod-eu", 7).start().unwrap();
+    let spec = ClusterSpec::new("prod-eu", 7).with_service_cidrs(["10.170.0.0/16", "fd00:170::/112"]);
+    let bed = Bed::builder("crds").with(spec).start().unwrap();
     let cluster = bed.cluster("prod-eu");
     let kubectl = cluster.kubectl();
+    assert_eq!(kubectl.get("default", "service", "kubernetes").unwrap()["spec"]["clusterIP"], "10.170.0.1");
     kubectl.apply_object(&objects::namespace("shop")).unwrap();
     let node = cluster.node("worker-1").unwrap();
     let pod = node.pod("cart-0").unwrap();
@@ -166,8 +168,10 @@ fn the_custom_resources_take_what_cilium_and_mcs_clusters_hold() {
 
 #[test]
 fn only_users_with_rights_get_something_from_the_api() {
-    let bed = Bed::builder("rbac").cluster("prod-eu", 7).start().unwrap();
+    let spec = ClusterSpec::new("prod-eu", 7).without_cilium().without_mcs();
+    let bed = Bed::builder("rbac").with(spec).start().unwrap();
     let cluster = bed.cluster("prod-eu");
+    assert_eq!(cluster.kubectl().list("", "crd").unwrap(), Vec::<serde_json::Value>::new());
     let kubeconfig = cluster.kubeconfig_of("system:serviceaccount:kube-system:isthmus").unwrap();
     let list = || {
         let exec = cluster.kubectl().exec().env("KUBECONFIG", &kubeconfig).args(["get", "services", "-A"]);
