@@ -2,5 +2,3 @@
 
 #[cfg(test)]
 mod bed;
-#[cfg(test)]
-mod dns;
