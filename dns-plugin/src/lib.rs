@@ -31,6 +31,6 @@ pub use name::{ZoneName, ZoneNameError};
 pub use packet::{Limit, Response, respond};
 pub use published::Published;
 pub use server::Server;
-pub use source::{Observer, Source, Status, WatchEnded, WatchView};
+pub use source::{Observer, Source, Status, WatchView};
 pub use table::{Kind, Skipped};
 pub use zone::{NameTooLong, Zone, ZoneSettings};

@@ -1,6 +1,7 @@
 //! From the API server to the published zone.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -79,11 +80,6 @@ pub struct WatchView {
     /// Those among them whose latest form does not decode.
     pub undecodable: usize,
 }
-
-/// A watch ended although nobody asked it to.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the watch of {0:?} ended")]
-pub struct WatchEnded(Kind);
 
 impl Source {
     /// Prepares the watches behind `published`, which begins as a zone that is not synced.
@@ -177,9 +173,9 @@ struct Builder {
 }
 
 impl Builder {
-    async fn run(mut self, ready: ReadyGuard, stop: CancellationToken) -> Result<(), WatchEnded> {
-        while let Some(more) = stop.run_until_cancelled(self.next()).await {
-            more?;
+    /// Runs until `stop`. A watch that ends is its own task's failure, or part of a shutdown; here it is only silent.
+    async fn run(mut self, ready: ReadyGuard, stop: CancellationToken) -> Result<(), Infallible> {
+        while stop.run_until_cancelled(self.next()).await.is_some() {
             self.drain();
             let synced_before = self.zone.is_synced();
             let changed = self.table.update(&mut self.zone);
@@ -201,15 +197,15 @@ impl Builder {
         Ok(())
     }
 
-    /// Takes in one event, from whichever watch has one.
-    async fn next(&mut self) -> Result<(), WatchEnded> {
+    /// Takes in one event, from whichever watch has one; never ends if all watches have.
+    async fn next(&mut self) {
         let table = &mut self.table;
         tokio::select! {
-            event = self.imports.recv() => take_import(table, event.ok_or(WatchEnded(Kind::ServiceImport))?),
-            event = self.slices.recv() => take_slice(table, event.ok_or(WatchEnded(Kind::EndpointSlice))?),
-            event = self.namespaces.recv() => take_namespace(table, event.ok_or(WatchEnded(Kind::Namespace))?),
+            Some(event) = self.imports.recv() => take_import(table, event),
+            Some(event) = self.slices.recv() => take_slice(table, event),
+            Some(event) = self.namespaces.recv() => take_namespace(table, event),
+            else => std::future::pending().await,
         }
-        Ok(())
     }
 
     /// Takes in what is waiting, up to a bound.

@@ -2,3 +2,5 @@
 
 #[cfg(test)]
 mod bed;
+#[cfg(test)]
+mod dns;
