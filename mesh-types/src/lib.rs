@@ -27,6 +27,7 @@ mod mcs;
 mod node;
 mod reason;
 mod service;
+mod service_name;
 
 pub mod annotation;
 pub mod key;
@@ -44,6 +45,7 @@ pub use mcs::derived_name;
 pub use node::{Node, NodeAddress, WIREGUARD_KEY_ANNOTATION, WIREGUARD_KEY_ANNOTATION_ALIAS};
 pub use reason::{Reason, Rejection};
 pub use service::{BackendZone, ClusterService, ForZone, L4Addr, PortMap};
+pub use service_name::ServiceName;
 
 fn expect_cluster(kind: &str, name: &str, found: &str, peer: &Peer) -> Result<(), Rejection> {
     if found == peer.name.as_str() {

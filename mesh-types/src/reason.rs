@@ -162,6 +162,8 @@ reasons! {
     AddressTypeUnsupported => "address-type-unsupported",
     /// The custom resource definition is not installed, so the kind cannot be read.
     CrdAbsent => "crd-absent",
+    /// The API server does not answer for this kind, or denies reading it; what is known stays in effect.
+    SourceUnreadable => "source-unreadable",
 
     // Multi-Cluster Services API.
     /// An identical name is imported from other clusters with different properties; the oldest export decides.

@@ -1,0 +1,276 @@
+//! One cluster: its canaries, and its kinds behind them.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use kvstore::sync::{Change, FollowError, Follower};
+use kvstore::{Client, Revision};
+use mesh_runtime::{Backoff, Chain, jitter};
+use mesh_types::{ClusterConfig, Form, Peer, Rejection, Resource, key};
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::decode::{decode, decode_key};
+use super::gate::Gate;
+use super::{ClusterEvent, Event};
+
+/// Batches between a follower and its consumer; when it is full the follower waits.
+const QUEUE: usize = 4;
+/// Waits between questions for a canary that the store does not answer.
+const ASK_AGAIN: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+
+/// A connection to the local store.
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    pub(crate) client: Arc<dyn Client>,
+    /// Tells connections apart.
+    pub(crate) number: u64,
+}
+
+/// The session at present; `None` before the first.
+pub(crate) type Sessions = watch::Receiver<Option<Session>>;
+
+/// A cluster that is followed.
+#[derive(Clone, Debug)]
+pub(crate) struct Followed {
+    pub(crate) peer: Peer,
+    pub(crate) config: ClusterConfig,
+    pub(crate) sessions: Sessions,
+    pub(crate) out: mpsc::Sender<Vec<Event>>,
+}
+
+/// What is known of a cluster across connections and restarts of its task.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    canaries: Mutex<Follower>,
+    kinds: BTreeMap<Resource, Mutex<(Follower, Gate)>>,
+}
+
+/// The canaries of the session `number`, and when each was last written.
+#[derive(Clone, Debug, Default)]
+struct Canaries {
+    number: u64,
+    written: BTreeMap<Resource, Revision>,
+}
+
+/// The consumer of the events is gone: shutting down.
+struct Gone;
+
+impl Memory {
+    pub(crate) fn new(peer: &Peer, kinds: &[Resource]) -> Self {
+        let kind = |kind: Resource| {
+            let follower = Follower::new(kind.prefix(Form::Cache, &peer.name));
+            (kind, Mutex::new((follower, Gate::default())))
+        };
+        Memory {
+            canaries: Mutex::new(Follower::new(key::synced_prefix(&peer.name))),
+            kinds: kinds.iter().copied().map(kind).collect(),
+        }
+    }
+}
+
+impl Followed {
+    /// Follows the cluster over all sessions until `stop`, which withdraws nothing.
+    pub(crate) async fn run(self, memory: Arc<Memory>, stop: CancellationToken) -> Result<(), Infallible> {
+        let (canaries_in, canaries) = watch::channel(Canaries::default());
+        let kinds =
+            memory.kinds.iter().map(|(kind, state)| self.follow_kind(*kind, state, canaries.clone(), &stop));
+        let all = futures::future::join(
+            self.follow_canaries(&memory.canaries, &canaries_in, &stop),
+            join_all(kinds),
+        );
+        stop.run_until_cancelled(all).await;
+        Ok(())
+    }
+
+    /// Whether the mirror writes a canary for the kind. One that is older than service exports has none for them.
+    fn has_canary(&self, kind: Resource) -> bool {
+        let capabilities = &self.config.capabilities;
+        let known = kind != Resource::ServiceExports || capabilities.service_exports_enabled.is_some();
+        capabilities.synced_canaries && known
+    }
+
+    /// The session after the one called `after`.
+    async fn next_session(sessions: &mut Sessions, after: u64) -> Option<Session> {
+        let newer =
+            |session: &Option<Session>| session.as_ref().is_some_and(|session| session.number > after);
+        sessions.wait_for(newer).await.ok().and_then(|session| session.clone())
+    }
+
+    async fn follow_canaries(
+        &self,
+        follower: &Mutex<Follower>,
+        canaries: &watch::Sender<Canaries>,
+        stop: &CancellationToken,
+    ) {
+        let mut follower = follower.lock().await;
+        let mut sessions = self.sessions.clone();
+        let mut last = 0;
+        while let Some(session) = Self::next_session(&mut sessions, last).await {
+            last = session.number;
+            canaries.send_replace(Canaries { number: session.number, written: BTreeMap::new() });
+            let (changes_in, mut changes) = mpsc::channel::<Vec<Change>>(QUEUE);
+            let follow = async {
+                let ended = follower.run(&*session.client, &changes_in, stop).await;
+                drop(changes_in);
+                ended
+            };
+            let note = async {
+                while let Some(batch) = changes.recv().await {
+                    canaries.send_modify(|canaries| batch.iter().for_each(|change| canaries.note(change)));
+                }
+            };
+            let (ended, ()) = futures::future::join(follow, note).await;
+            if ended.is_ok() {
+                return;
+            }
+        }
+    }
+
+    async fn follow_kind(
+        &self,
+        kind: Resource,
+        state: &Mutex<(Follower, Gate)>,
+        mut canaries: watch::Receiver<Canaries>,
+        stop: &CancellationToken,
+    ) {
+        let mut state = state.lock().await;
+        let (follower, gate) = &mut *state;
+        let mut sessions = self.sessions.clone();
+        let mut last = 0;
+        while let Some(session) = Self::next_session(&mut sessions, last).await {
+            last = session.number;
+            if self.has_canary(kind) {
+                debug!(cluster = %self.peer.name, %kind, "waiting for the canary");
+                let stands = |now: &Canaries| now.number == session.number && now.written.contains_key(&kind);
+                let newer =
+                    |session: &Option<Session>| session.as_ref().is_some_and(|next| next.number > last);
+                tokio::select! {
+                    stands = canaries.wait_for(stands) => if stands.is_err() { return },
+                    // The store was replaced once more before the canary came.
+                    next = sessions.wait_for(newer) => if next.is_err() { return } else { continue },
+                }
+            }
+            gate.begin();
+            let (changes_in, changes) = mpsc::channel(QUEUE);
+            let follow = async {
+                let ended = follower.run(&*session.client, &changes_in, stop).await;
+                drop(changes_in);
+                ended
+            };
+            let consume = self.consume(kind, gate, changes, &mut canaries, &*session.client);
+            match futures::future::join(follow, consume).await {
+                (Err(FollowError::ClientSpent(_)), Ok(())) => {}
+                (_, Err(Gone)) | (Ok(()) | Err(_), Ok(())) => return,
+            }
+        }
+    }
+
+    async fn consume(
+        &self,
+        kind: Resource,
+        gate: &mut Gate,
+        mut changes: mpsc::Receiver<Vec<Change>>,
+        canaries: &mut watch::Receiver<Canaries>,
+        client: &dyn Client,
+    ) -> Result<(), Gone> {
+        loop {
+            let before = gate.held();
+            let written = canaries.borrow().written.get(&kind).copied();
+            let passed = tokio::select! {
+                batch = changes.recv() => {
+                    let Some(batch) = batch else { return Ok(()) };
+                    let trusted = !gate.must_ask(&batch) || self.canary_stands(client, kind).await;
+                    gate.pass(batch, trusted)
+                }
+                () = written_anew(canaries, kind, written), if before > 0 => {
+                    if !self.canary_stands(client, kind).await {
+                        continue;
+                    }
+                    info!(cluster = %self.peer.name, %kind, "the mirror is back");
+                    gate.release()
+                }
+            };
+            if gate.held() > before {
+                let (cluster, held) = (&self.peer.name, gate.held());
+                warn!(%cluster, %kind, held, "keys vanished together with their canary; holding them until it is back");
+            }
+            let mut events: Vec<_> = passed.into_iter().map(|change| self.event(kind, change)).collect();
+            if gate.held() != before {
+                events.push(ClusterEvent::Withheld { kind, keys: gate.held() });
+            }
+            let events =
+                events.into_iter().map(|event| Event::Cluster(self.peer.name.clone(), event)).collect();
+            self.out.send(events).await.map_err(|_closed| Gone)?;
+        }
+    }
+
+    /// Whether the mirror says that its copy of the kind is complete. Asked of the store itself, since the watch of the
+    /// canaries may lag behind.
+    async fn canary_stands(&self, client: &dyn Client, kind: Resource) -> bool {
+        if !self.has_canary(kind) {
+            return true;
+        }
+        let canary = kind.canary(Form::Cache, &self.peer.name);
+        let mut retry = ASK_AGAIN.retry();
+        loop {
+            match client.get(canary.as_bytes()).await {
+                Ok(found) => return found.is_some(),
+                Err(error) if client.is_spent() => {
+                    debug!(cluster = %self.peer.name, %kind, error = %Chain(&error), "no word on the canary");
+                    return false;
+                }
+                Err(_unreachable) => tokio::time::sleep(retry.next_delay(jitter())).await,
+            }
+        }
+    }
+
+    fn event(&self, kind: Resource, change: Change) -> ClusterEvent {
+        match change {
+            Change::Put { key, value, .. } => match decode(kind, &key, &value, &self.peer) {
+                Ok(item) => ClusterEvent::Put { key, item },
+                Err(refused) => ClusterEvent::Rejected { kind, key, refused },
+            },
+            Change::Delete { key } => {
+                let never_accepted = |_: Rejection| ();
+                let item = decode_key(kind, &key, &self.peer).map_err(never_accepted).ok();
+                ClusterEvent::Gone { kind, key, item }
+            }
+            Change::ListDone { .. } => ClusterEvent::Synced(kind),
+            Change::Lost { error } => ClusterEvent::Lost { kind, error: Chain(&*error).to_string() },
+            Change::Resumed { .. } => ClusterEvent::Resumed(kind),
+        }
+    }
+}
+
+impl Canaries {
+    fn note(&mut self, change: &Change) {
+        let kind_of = |key: &[u8]| {
+            let found = Resource::from_canary_name(std::str::from_utf8(key).ok()?);
+            found.filter(|(_, form)| *form == Form::Cache).map(|(kind, _)| kind)
+        };
+        match change {
+            Change::Put { key, mod_revision, .. } => {
+                self.written.extend(kind_of(key).map(|kind| (kind, *mod_revision)));
+            }
+            Change::Delete { key } => {
+                if let Some(kind) = kind_of(key) {
+                    self.written.remove(&kind);
+                }
+            }
+            Change::ListDone { .. } | Change::Lost { .. } | Change::Resumed { .. } => {}
+        }
+    }
+}
+
+/// Ends when the canary of `kind` was written after `before`; never if nobody writes canaries any more.
+async fn written_anew(canaries: &mut watch::Receiver<Canaries>, kind: Resource, before: Option<Revision>) {
+    let anew = |now: &Canaries| now.written.get(&kind).is_some_and(|written| Some(*written) > before);
+    if canaries.wait_for(anew).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
