@@ -141,23 +141,32 @@ pub struct SkippedStatus {
     pub detail: String,
 }
 
-/// One cluster in Cilium's form, an element of the array at `/v1/cluster`.
+/// One cluster in Cilium's form, an element of the array at `/v1/cluster`. Absent is zero, false or unknown.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct CiliumRemote {
     name: String,
+    #[serde(skip_serializing_if = "is_zero")]
     ready: bool,
+    #[serde(skip_serializing_if = "is_zero")]
     connected: bool,
     status: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     config: Option<CiliumConfig>,
     synced: CiliumSynced,
+    #[serde(skip_serializing_if = "is_zero")]
     num_nodes: usize,
+    #[serde(skip_serializing_if = "is_zero")]
     num_endpoints: usize,
+    #[serde(skip_serializing_if = "is_zero")]
     num_identities: usize,
+    #[serde(skip_serializing_if = "is_zero")]
     num_shared_services: usize,
+    #[serde(skip_serializing_if = "is_zero")]
     num_service_exports: usize,
+    #[serde(skip_serializing_if = "is_zero")]
     num_endpoint_slices: usize,
+    #[serde(skip_serializing_if = "is_zero")]
     num_failures: u64,
     last_failure: String,
 }
@@ -165,10 +174,15 @@ pub struct CiliumRemote {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct CiliumConfig {
+    #[serde(skip_serializing_if = "is_zero")]
     required: bool,
+    #[serde(skip_serializing_if = "is_zero")]
     retrieved: bool,
+    #[serde(skip_serializing_if = "is_zero")]
     cluster_id: u32,
+    #[serde(skip_serializing_if = "is_zero")]
     kvstoremesh: bool,
+    #[serde(skip_serializing_if = "is_zero")]
     sync_canaries: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     service_exports_enabled: Option<bool>,
@@ -179,9 +193,13 @@ struct CiliumConfig {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct CiliumSynced {
+    #[serde(skip_serializing_if = "is_zero")]
     nodes: bool,
+    #[serde(skip_serializing_if = "is_zero")]
     endpoints: bool,
+    #[serde(skip_serializing_if = "is_zero")]
     identities: bool,
+    #[serde(skip_serializing_if = "is_zero")]
     services: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     service_exports: Option<bool>,
@@ -349,6 +367,10 @@ fn connection_text(record: &Record) -> String {
             )
         }
     }
+}
+
+fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn trouble(rejection: &Rejection) -> TroubleStatus {
