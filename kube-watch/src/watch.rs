@@ -23,6 +23,8 @@ use crate::wire::{Line, Page, head};
 
 /// A list page that takes longer than this has failed.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the smallest list may take, which asks no more than whether the server answers.
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the API server keeps one watch open; below the 295 seconds that common proxies in front of it allow.
 const WATCH_SECONDS: u32 = 290;
 /// A watch that is still open so much later than the server should have ended it hangs on a dead connection.
@@ -73,6 +75,9 @@ pub struct WatchOptions {
     pub capacity: usize,
     /// Objects per list page.
     pub page_limit: u32,
+    /// A watch that is silent for so long is checked: API servers send a bookmark every minute, so it may hang on a connection that
+    /// broke without a word.
+    pub silence: Duration,
     /// Waits after failures.
     pub retry: Backoff,
     /// Waits between questions for a resource that is absent.
@@ -84,6 +89,7 @@ impl Default for WatchOptions {
         Self {
             capacity: 1024,
             page_limit: 500,
+            silence: Duration::from_secs(100),
             retry: Backoff::new(Duration::from_millis(200), Duration::from_secs(30)),
             absent: Backoff::new(Duration::from_secs(1), Duration::from_secs(15)),
         }
@@ -148,7 +154,7 @@ enum Step {
     List,
     /// What happened since the resource version that was seen last.
     Watch,
-    /// Whether it still knows of that resource version, after a failure: a server that was restored from a backup does not,
+    /// Whether it answers, and still knows of that resource version, after a failure or a silence: a server that was restored from a backup does not,
     /// and would silently send nothing until it has caught up.
     Verify,
 }
@@ -207,7 +213,7 @@ where
         let mut token = None;
         self.version = loop {
             let limit = if self.unpaged { None } else { Some(self.options.page_limit) };
-            let text = self.get_list(limit, token.take()).await.inspect_err(|error| {
+            let text = self.get_list(limit, token.take(), LIST_TIMEOUT).await.inspect_err(|error| {
                 self.unpaged |= matches!(error, WatchError::Expired);
             })?;
             let page = Page::read(&text).map_err(WatchError::Protocol)?;
@@ -253,8 +259,13 @@ where
         let allowed = Duration::from_secs(u64::from(WATCH_SECONDS)) + WATCH_GRACE;
         let mut lines = FramedRead::new(body.compat(), LinesCodec::new_with_max_length(MAX_LINE_BYTES));
         loop {
-            let line = timeout_at(began + allowed, lines.next()).await;
-            let Some(line) = line.map_err(|_elapsed| WatchError::TimedOut(allowed))? else { break };
+            let deadline = began + allowed;
+            let patience = deadline.min(Instant::now() + self.options.silence);
+            let Ok(line) = timeout_at(patience, lines.next()).await else {
+                debug!(resource = %self.resource.name(), "watch is silent, asking the API server");
+                return Ok(Step::Verify);
+            };
+            let Some(line) = line else { break };
             let line = line.map_err(read_error)?;
             match Line::read(&line).map_err(WatchError::Protocol)? {
                 Line::Applied(object) => {
@@ -281,7 +292,7 @@ where
     }
 
     async fn verify(&mut self) -> Result<Step, Failure> {
-        let text = self.get_list(Some(1), None).await?;
+        let text = self.get_list(Some(1), None, VERIFY_TIMEOUT).await?;
         let page = Page::read(&text).map_err(WatchError::Protocol)?;
         if is_at_least(&page.resource_version, &self.version) {
             return Ok(Step::Watch);
@@ -293,7 +304,12 @@ where
         Ok(Step::List)
     }
 
-    async fn get_list(&self, limit: Option<u32>, token: Option<String>) -> Result<String, WatchError> {
+    async fn get_list(
+        &self,
+        limit: Option<u32>,
+        token: Option<String>,
+        within: Duration,
+    ) -> Result<String, WatchError> {
         let mut params = ListParams { limit, continue_token: token, ..ListParams::default() };
         params.label_selector = self.resource.labels.clone();
         params.field_selector = self.resource.fields.clone();
@@ -308,7 +324,7 @@ where
             }
             Ok(text)
         };
-        timeout(LIST_TIMEOUT, read).await.map_err(|_elapsed| WatchError::TimedOut(LIST_TIMEOUT))?
+        timeout(within, read).await.map_err(|_elapsed| WatchError::TimedOut(within))?
     }
 
     /// Tells the consumer of an object if its content is new; returns its resource version, or `None` if it has no name.

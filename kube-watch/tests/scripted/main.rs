@@ -109,6 +109,35 @@ async fn a_watch_that_ends_goes_on_from_the_last_version_it_saw() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_silent_watch_is_checked_and_goes_on_where_it_was() {
+    let script = Script::new([
+        Answer::ok(list(7, None, &[])),
+        Answer::lines([("ADDED", object("a", 9, "1"))]),
+        Answer::ok(list(9, None, &[object("a", 9, "1")])),
+        Answer::lines([("ADDED", object("b", 10, "2"))]),
+    ]);
+    let mut running = run(&script);
+    assert_eq!(running.events(3).await, ["done", "+n/a=1", "+n/b=2"]);
+    let requests = script.requests();
+    assert!(requests[2].contains("limit=1"), "{requests:?}");
+    assert!(requests[3].contains("resourceVersion=9"), "{requests:?}");
+    assert!(running.status.borrow().state.is_listed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_broke_without_a_word_is_noticed_and_deletes_nothing() {
+    // After its last answer the script is silent, to every request.
+    let script = Script::new([Answer::ok(list(7, None, &[object("a", 1, "1")])), Answer::lines([])]);
+    let mut running = run(&script);
+    assert_eq!(running.events(2).await, ["+n/a=1", "done"]);
+    let before = tokio::time::Instant::now();
+    running.until(|status| matches!(status.state, WatchState::Failing { .. })).await;
+    assert!(before.elapsed() < std::time::Duration::from_secs(120), "{:?}", before.elapsed());
+    running.silent();
+    assert_eq!(running.status.borrow().objects, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_expired_watch_lists_again_and_tells_only_the_difference() {
     for (name, expired) in [
         ("as an answer", Answer::status(StatusCode::GONE)),
