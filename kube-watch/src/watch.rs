@@ -96,7 +96,7 @@ impl Default for WatchOptions {
     }
 }
 
-/// The task that lists and watches; [`watch`] makes it, [`Watch::run`] runs it.
+/// The task that lists and watches; [`watch()`] makes it, [`Watch::run`] runs it.
 pub struct Watch<T, D> {
     client: Client,
     resource: Resource,

@@ -72,8 +72,7 @@ impl Args {
 
     fn settings(&self) -> ZoneSettings {
         let listened = self.listen.iter().map(SocketAddr::ip).filter(|address| !address.is_unspecified());
-        let name_server =
-            if self.advertise.is_empty() { listened.collect() } else { self.advertise.clone() };
+        let name_server = if self.advertise.is_empty() { listened.collect() } else { self.advertise.clone() };
         ZoneSettings { zone: self.zone.clone(), ttl_seconds: self.ttl, name_server }
     }
 }
@@ -107,7 +106,9 @@ mod tests {
 
     #[test]
     fn settings_that_cannot_work_stop_the_start() {
-        for wrong in ["--zone=.", "--zone=a..b", "--ttl=3601", "--ttl=-1", "--max-udp-size=511", "--listen=53"] {
+        for wrong in
+            ["--zone=.", "--zone=a..b", "--ttl=3601", "--ttl=-1", "--max-udp-size=511", "--listen=53"]
+        {
             assert!(parse(&[wrong]).is_err(), "{wrong}");
         }
         assert_eq!(parse(&["--zone=Mesh.Example."]).unwrap().zone.to_string(), "mesh.example");
