@@ -67,6 +67,7 @@ impl Remote {
             let file = Arc::clone(&self.files.borrow_and_update());
             self.record(|record| record.endpoints.clone_from(&file.config.endpoints));
             let mut files = self.files.clone();
+            let begun = Instant::now();
             let trouble = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = changed(&mut files) => {
@@ -77,12 +78,9 @@ impl Remote {
                 }
                 trouble = self.session(&file.config) => trouble,
             };
-            let was_connected = self.record(|record| {
-                let was_connected = record.connected;
-                record.failed(trouble.clone(), Instant::now(), SystemTime::now());
-                was_connected
-            });
-            if was_connected == Some(true) {
+            self.record(|record| record.failed(trouble.clone(), Instant::now(), SystemTime::now()));
+            // One that is accepted and then refuses at once is no success.
+            if begun.elapsed() >= self.settings.backoff.longest() {
                 retry.reset();
             }
             let delay = retry.next_delay(jitter());
