@@ -67,8 +67,10 @@ pub enum RemoteEvent {
     },
     /// A cluster left the mesh.
     ClusterGone(ClusterName),
-    /// Every cluster that was known at the start has been read in full. No plan is made before.
-    Synced,
+    /// All exports of a cluster are known. Until then no import that the cluster takes part in changes.
+    Read(ClusterName),
+    /// Clusters that were not read by now are not waited for any more.
+    WaitedEnough,
 }
 
 /// How far the controller is, for `status` and readiness.
@@ -138,15 +140,7 @@ pub async fn run(
         dirty: BTreeSet::new(),
         report: Status {
             api_version: Some(api_version.clone()),
-            pending: [
-                "namespaces",
-                "serviceexports",
-                "serviceimports",
-                "services",
-                "endpointslices",
-                "remote exports",
-            ]
-            .into(),
+            pending: ["namespaces", "serviceexports", "serviceimports", "services", "endpointslices"].into(),
             ..Status::default()
         },
         api_version,
@@ -273,10 +267,8 @@ impl Controller {
                 world.set_remote(&cluster, ObjectKey::new(&namespace, &name), None)
             }
             Input::Remote(RemoteEvent::ClusterGone(cluster)) => world.remove_cluster(&cluster),
-            Input::Remote(RemoteEvent::Synced) => {
-                report.pending.remove("remote exports");
-                Vec::new()
-            }
+            Input::Remote(RemoteEvent::Read(cluster)) => world.set_read(&cluster),
+            Input::Remote(RemoteEvent::WaitedEnough) => world.stop_waiting(),
         };
         self.dirty.extend(touched);
     }

@@ -41,6 +41,14 @@ pub(super) fn plan(world: &World, key: &ServiceKey, api_version: &str, now: &str
         }
         return plan;
     }
+    if let Some(unread) =
+        world.imports.get(key).map(|import| world.unread(import)).filter(|unread| !unread.is_empty())
+    {
+        let detail =
+            format!("import {key} stays as it is until the exports of {} are known", unread.join(", "));
+        plan.withhold(Reason::NotSynced, detail);
+        return plan;
+    }
     let mut exports = world.remote.get(key).cloned().unwrap_or_default();
     // The local cluster's own export counts as it stands here, not as a peer may echo it.
     exports.remove(&world.cluster);

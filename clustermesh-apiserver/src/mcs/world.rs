@@ -29,6 +29,10 @@ pub(super) struct World {
     slice_owners: BTreeMap<ObjectKey, ServiceKey>,
     pub(super) imports: BTreeMap<ServiceKey, Value>,
     pub(super) remote: BTreeMap<ServiceKey, BTreeMap<ClusterName, ServiceExport>>,
+    /// Other clusters of which all exports are known, or of which it is known that they left.
+    read: BTreeSet<ClusterName>,
+    /// Clusters that were not read by now are not waited for any more.
+    waited_enough: bool,
     /// Derived name to the service it stands for.
     derived: BTreeMap<ObjectKey, ServiceKey>,
 }
@@ -237,6 +241,8 @@ impl World {
             slice_owners: BTreeMap::new(),
             imports: BTreeMap::new(),
             remote: BTreeMap::new(),
+            read: BTreeSet::new(),
+            waited_enough: false,
             derived: BTreeMap::new(),
         }
     }
@@ -339,15 +345,43 @@ impl World {
         vec![key]
     }
 
+    /// All exports of the cluster are known.
+    pub(super) fn set_read(&mut self, cluster: &ClusterName) -> Vec<ServiceKey> {
+        let newly = self.read.insert(cluster.clone());
+        if newly { self.all().into_iter().collect() } else { Vec::new() }
+    }
+
+    /// Clusters that were not read by now are taken for gone.
+    pub(super) fn stop_waiting(&mut self) -> Vec<ServiceKey> {
+        self.waited_enough = true;
+        self.all().into_iter().collect()
+    }
+
+    /// The clusters that stand in the import's status and have not been read since the start: what they export is not
+    /// known, so the import must not change yet.
+    pub(super) fn unread(&self, import: &Value) -> Vec<String> {
+        if self.waited_enough {
+            return Vec::new();
+        }
+        let clusters = import.pointer("/status/clusters").and_then(Value::as_array).into_iter().flatten();
+        let names = clusters.filter_map(|entry| entry["cluster"].as_str());
+        let known = |name: &str| {
+            name == self.cluster.as_str()
+                || name.parse().is_ok_and(|name: ClusterName| self.read.contains(&name))
+        };
+        names.filter(|name| !known(name)).map(str::to_owned).collect()
+    }
+
     /// Forgets a cluster that left the mesh.
     pub(super) fn remove_cluster(&mut self, cluster: &ClusterName) -> Vec<ServiceKey> {
         let of_cluster = |(key, exports): (&ServiceKey, &BTreeMap<ClusterName, ServiceExport>)| {
             exports.contains_key(cluster).then(|| key.clone())
         };
-        let touched: Vec<_> = self.remote.iter().filter_map(of_cluster).collect();
+        let mut touched: Vec<_> = self.remote.iter().filter_map(of_cluster).collect();
         for key in &touched {
             self.set_remote(cluster, key.clone(), None);
         }
+        touched.extend(self.set_read(cluster));
         touched
     }
 

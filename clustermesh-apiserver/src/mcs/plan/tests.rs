@@ -18,6 +18,9 @@ fn http() -> ExportPort {
 fn world() -> World {
     let mut world = World::new("west".parse().unwrap(), true);
     world.set_namespace("shop", Some(Namespace { annotations: BTreeMap::new(), terminating: false }));
+    for cluster in ["east", "north"] {
+        world.set_read(&cluster.parse().unwrap());
+    }
     world
 }
 
@@ -207,7 +210,34 @@ fn an_export_that_leaves_while_others_stay_only_shrinks_the_import() {
     settle(&mut world);
     assert_eq!(world.imports[&key()]["spec"]["ips"], address);
     assert_eq!(world.imports[&key()]["status"]["clusters"], json!([{"cluster": "north"}]));
-    assert_eq!(world.remove_cluster(&"north".parse().unwrap()), [key()]);
+    world.remove_cluster(&"north".parse().unwrap());
+    settle(&mut world);
+    assert!(world.imports.is_empty());
+}
+
+/// After a restart the imports are there before the exports are read again (mcs-api pitfall: imports deleted at start).
+#[test]
+fn an_import_stays_until_each_of_its_clusters_has_been_read() {
+    let mut world = world();
+    world.set_remote(&"south".parse().unwrap(), key(), Some(remote_export("south", 1)));
+    settle(&mut world);
+    let import = world.imports[&key()].clone();
+    assert_eq!(import["status"]["clusters"], json!([{"cluster": "south"}]));
+    world.set_remote(&"south".parse().unwrap(), key(), None);
+    assert_eq!(settle(&mut world), [Reason::NotSynced]);
+    assert_eq!(world.imports[&key()], import);
+    assert_eq!(world.set_read(&"south".parse().unwrap()), [key()]);
+    settle(&mut world);
+    assert!(world.imports.is_empty());
+}
+
+#[test]
+fn a_cluster_that_never_comes_back_is_not_waited_for_beyond_the_grace() {
+    let mut world = world();
+    world.set_remote(&"south".parse().unwrap(), key(), Some(remote_export("south", 1)));
+    settle(&mut world);
+    world.set_remote(&"south".parse().unwrap(), key(), None);
+    assert_eq!(world.stop_waiting(), [key()]);
     settle(&mut world);
     assert!(world.imports.is_empty());
 }
