@@ -6,6 +6,8 @@
 
 mod config;
 mod config_file;
+mod connector;
+mod etcd;
 
 use std::{fmt, time::Duration};
 
@@ -13,8 +15,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
-pub use self::config::{EtcdConfig, EtcdTls, OnNewCluster};
 pub use self::config_file::{ConfigFileError, EtcdConfigFile};
+pub use self::{
+    config::{EtcdConfig, EtcdTls, OnNewCluster},
+    etcd::EtcdClient,
+};
 use crate::range::KeyRange;
 
 /// A point in a store's history; each write that changes something takes the next one.
@@ -305,6 +310,12 @@ pub enum CredentialsError {
     /// Certificate and key are not for each other, or not usable.
     #[error("the TLS files cannot be used together")]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// An `https` endpoint, and nothing to verify it with.
+    #[error("{endpoint} needs a CA file to verify the server with")]
+    NoCa {
+        /// The endpoint.
+        endpoint: String,
+    },
     /// An endpoint that is not a URL.
     #[error("{endpoint:?} is not an etcd endpoint: expected https://host:port")]
     Endpoint {

@@ -12,19 +12,22 @@
 //! Everything below `mvcc` is pure: no async, no clock, no I/O. `Store` adds the lock and the wake-ups,
 //! `server` the wire.
 
+pub mod auth;
 mod client;
 mod embedded;
 mod hub;
 pub mod mvcc;
 pub mod proto;
 mod range;
+pub mod server;
 mod store;
 pub mod sync;
+mod tls_files;
 mod watcher;
 
 pub use client::{
-    Client, ConfigFileError, CredentialsError, Error, EtcdConfig, EtcdConfigFile, EtcdTls, Event, Expect,
-    Guard, Guarded, KeyValue, LeaseId, Limits, OnNewCluster, Page, Revision, StoreStatus, WatchBatch,
+    Client, ConfigFileError, CredentialsError, Error, EtcdClient, EtcdConfig, EtcdConfigFile, EtcdTls, Event,
+    Expect, Guard, Guarded, KeyValue, LeaseId, Limits, OnNewCluster, Page, Revision, StoreStatus, WatchBatch,
     WatchError, WatchStream, Write,
 };
 pub use embedded::EmbeddedClient;

@@ -9,15 +9,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::{
+    auth::Auth,
     client::Write,
     embedded::EmbeddedClient,
     hub::{Hub, Signal},
-    mvcc::{Commit, Keyspace, Millis, Op, Put, Range, RangeResult, Record, Refusal, Transaction, TxnResult},
+    mvcc::{Commit, Keyspace, Millis, Put, Range, RangeResult, Record, Refusal, Transaction, TxnResult},
     range::KeyRange,
     watcher::Watcher,
 };
@@ -67,6 +69,7 @@ impl Default for StoreConfig {
 pub struct Store {
     config: StoreConfig,
     keyspace: Mutex<Keyspace>,
+    auth: Arc<ArcSwap<Auth>>,
     hub: Arc<Hub>,
     started: Instant,
     /// Something changed that the housekeeper's timers depend on.
@@ -79,6 +82,7 @@ impl Store {
         Arc::new(Self {
             config,
             keyspace: Mutex::default(),
+            auth: Arc::default(),
             hub: Arc::default(),
             started: Instant::now(),
             chores: Notify::new(),
@@ -93,6 +97,11 @@ impl Store {
     /// How it was made.
     pub fn config(&self) -> &StoreConfig {
         &self.config
+    }
+
+    /// Users and roles.
+    pub(crate) fn auth_handle(&self) -> Arc<ArcSwap<Auth>> {
+        Arc::clone(&self.auth)
     }
 
     /// Revision of the last change.
@@ -251,6 +260,14 @@ impl Store {
         look(&self.lock())
     }
 
+    /// The revision, once everything up to it has been handed to the watches.
+    pub(crate) fn settled_revision(&self) -> i64 {
+        let keyspace = self.lock();
+        // Held by whoever publishes, and taken while the key space is locked.
+        drop(self.hub.publisher());
+        keyspace.revision()
+    }
+
     /// A watch of `range` that will deliver everything from `from` on (0: from now on).
     pub(crate) fn watch(&self, range: KeyRange, from: i64, id: i64, signal: &Arc<Signal>) -> Watcher {
         let keyspace = self.lock();
@@ -345,11 +362,6 @@ impl Drop for Pin<'_> {
     fn drop(&mut self) {
         self.store.lock().unpin(self.revision);
     }
-}
-
-/// Whether an operation list only reads; such a transaction takes no revision.
-pub(crate) fn only_reads(ops: &[Op]) -> bool {
-    ops.iter().all(|op| matches!(op, Op::Range(_)))
 }
 
 #[cfg(test)]

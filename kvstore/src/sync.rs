@@ -12,6 +12,7 @@ mod lease_pool;
 mod mirror;
 mod writer;
 
+pub(crate) use self::chain::Chain;
 pub use self::{
     backoff::Backoff,
     desired::Progress,

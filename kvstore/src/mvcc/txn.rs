@@ -48,6 +48,8 @@ pub enum CompareTarget {
     Value(Bytes),
     /// The lease; 0 for a key that does not exist.
     Lease(i64),
+    /// A target that is not known: equal to whatever is there, as in etcd.
+    Unknown,
 }
 
 /// How the stored must stand to the given.
@@ -221,6 +223,7 @@ impl Compare {
             CompareTarget::Mod(revision) => fields.mod_revision.cmp(revision),
             CompareTarget::Value(value) => fields.value.cmp(value),
             CompareTarget::Lease(lease) => fields.lease.cmp(lease),
+            CompareTarget::Unknown => std::cmp::Ordering::Equal,
         };
         match self.result {
             CompareResult::Equal => stands.is_eq(),

@@ -1,0 +1,168 @@
+//! One connection: TLS, then HTTP/2 (gRPC) or HTTP/1.1 (health, version, metrics).
+//!
+//! All streams of a connection are served by its one task: an idle watch is a future in a set, not a task.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use h2::{RecvStream, server::SendResponse};
+use http::Request;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::{
+    Shared,
+    grpc::{Incoming, Outgoing},
+    http1, route,
+};
+
+/// Limit for the TLS handshake, so that half-open connections do not pile up.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How often an idle peer is asked whether it is there.
+const PING_EVERY: Duration = Duration::from_secs(60);
+/// Bytes of requests that a peer may send ahead, per stream and per connection.
+const WINDOW: u32 = 1 << 20;
+
+/// Who is at the other end.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) address: std::net::SocketAddr,
+    /// Common name of the verified client certificate.
+    pub(crate) common_name: Option<Arc<str>>,
+}
+
+/// Serves a connection until either side ends it.
+pub(crate) async fn serve(shared: Arc<Shared>, socket: TcpStream, tls: bool, stop: CancellationToken) {
+    let Ok(address) = socket.peer_addr() else { return };
+    // Answers are small and awaited.
+    let _keeps_working_without = socket.set_nodelay(true);
+    let served = if let Some(config) = shared.tls.as_ref().filter(|_| tls).map(|tls| tls.current()) {
+        let accepted = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(socket)).await;
+        match accepted {
+            Ok(Ok(stream)) => {
+                let session = stream.get_ref().1;
+                let common_name = session.peer_certificates().and_then(|chain| common_name(chain.first()?));
+                let http2 = session.alpn_protocol() != Some(b"http/1.1");
+                let peer = Peer { address, common_name };
+                if http2 {
+                    http2_on(shared, stream, peer, stop).await
+                } else {
+                    http1::serve(shared, stream, stop).await
+                }
+            }
+            Ok(Err(error)) => {
+                debug!(%address, %error, "TLS handshake refused");
+                shared.metrics.handshake_failed();
+                return;
+            }
+            Err(_elapsed) => {
+                debug!(%address, "TLS handshake took too long");
+                shared.metrics.handshake_failed();
+                return;
+            }
+        }
+    } else {
+        let peer = Peer { address, common_name: None };
+        match is_http2(&socket).await {
+            true => http2_on(shared, socket, peer, stop).await,
+            false => http1::serve(shared, socket, stop).await,
+        }
+    };
+    debug!(%address, reason = served, "connection ended");
+}
+
+/// Whether the first bytes are HTTP/2's preface.
+async fn is_http2(socket: &TcpStream) -> bool {
+    let mut first = [0; 3];
+    let peeked = tokio::time::timeout(HANDSHAKE, async {
+        loop {
+            match socket.peek(&mut first).await {
+                Ok(0) | Err(_) => return false,
+                Ok(n) if b"PRI"[..n] != first[..n] => return false,
+                Ok(3) => return true,
+                Ok(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    });
+    peeked.await.unwrap_or(false)
+}
+
+fn common_name(certificate: &rustls::pki_types::CertificateDer<'_>) -> Option<Arc<str>> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
+    Some(Arc::from(name))
+}
+
+async fn http2_on<S>(shared: Arc<Shared>, socket: S, peer: Peer, stop: CancellationToken) -> &'static str
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_concurrent_streams(shared.limits.streams_per_connection)
+        .max_header_list_size(16 * 1024)
+        .max_send_buffer_size(256 * 1024);
+    let handshake = tokio::time::timeout(HANDSHAKE, builder.handshake::<_, Bytes>(socket)).await;
+    let Ok(Ok(mut connection)) = handshake else { return "no HTTP/2 handshake" };
+    let mut pings = connection.ping_pong();
+    let mut calls: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
+    let mut ping_at = tokio::time::Instant::now() + PING_EVERY;
+    let mut ping_open = false;
+    let mut stopping = false;
+    let peer = Arc::new(peer);
+    loop {
+        tokio::select! {
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, respond))) => calls.push(call(&shared, &peer, request, respond, &stop)),
+                Some(Err(error)) if error.is_io() => return "connection lost",
+                Some(Err(_)) => return "protocol error",
+                None => return "closed",
+            },
+            Some(()) = calls.next(), if !calls.is_empty() => {}
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                connection.graceful_shutdown();
+            }
+            pong = async { match pings.as_mut() {
+                Some(pings) => std::future::poll_fn(|cx| pings.poll_pong(cx)).await.is_ok(),
+                None => std::future::pending().await,
+            } }, if ping_open => {
+                if !pong {
+                    return "connection lost";
+                }
+                ping_open = false;
+            }
+            () = tokio::time::sleep_until(ping_at) => {
+                if ping_open {
+                    return "peer does not answer";
+                }
+                ping_at = tokio::time::Instant::now() + PING_EVERY;
+                ping_open = pings.as_mut().is_some_and(|pings| pings.send_ping(h2::Ping::opaque()).is_ok());
+            }
+        }
+    }
+}
+
+fn call(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    stop: &CancellationToken,
+) -> BoxFuture<'static, ()> {
+    let (parts, body) = request.into_parts();
+    if !route::is_grpc(&parts) {
+        return http1::answer_http2(Arc::clone(shared), parts, respond).boxed();
+    }
+    let incoming = Incoming::new(body, shared.limits.message_bytes());
+    let caller = route::Caller::new(Arc::clone(peer), &parts);
+    route::route(Arc::clone(shared), parts.uri.path(), caller, incoming, Outgoing::new(respond), stop.clone())
+}

@@ -1,0 +1,388 @@
+//! Between etcd's messages and the key space: checks that etcd makes on requests, and answers.
+
+use std::collections::BTreeSet;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message;
+use tonic::Status;
+
+use super::status;
+use crate::{
+    mvcc::{
+        Compare, CompareResult, CompareTarget, Filters, Op, OpResult, Order, Put, Range, RangeResult, Record,
+        SortTarget, Transaction, TxnResult, put_varint, varint_len,
+    },
+    proto::{etcdserverpb as pb, mvccpb},
+    range::KeyRange,
+};
+
+/// What of a key goes into an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// All of it; copied as it is.
+    Whole,
+    /// Without the value. etcd leaves out the lease too, unless it sorts by value.
+    KeyOnly {
+        /// Whether the lease stays.
+        with_lease: bool,
+    },
+}
+
+/// Field 2 of `RangeResponse`, length-delimited.
+const KVS: u8 = 0x12;
+
+impl Shape {
+    pub(crate) fn of(request: &pb::RangeRequest) -> Self {
+        if request.keys_only {
+            let by_value = request.sort_target == pb::range_request::SortTarget::Value as i32;
+            Self::KeyOnly { with_lease: by_value }
+        } else {
+            Self::Whole
+        }
+    }
+
+    /// Bytes that [`Self::put_field`] appends.
+    pub(crate) fn field_len(self, record: &Record) -> usize {
+        let len = match self {
+            Self::Whole => record.encoded().len(),
+            Self::KeyOnly { .. } => self.key_value(record).encoded_len(),
+        };
+        1 + varint_len(len as u64) + len
+    }
+
+    /// Appends the key as an element of `RangeResponse.kvs`.
+    pub(crate) fn put_field(self, out: &mut BytesMut, record: &Record) {
+        let mut prefix = [KVS; 11];
+        let mut put_len = |len: usize| {
+            let mut rest = len as u64;
+            let mut at = 1;
+            while rest >= 0x80 {
+                prefix[at] = rest as u8 | 0x80;
+                rest >>= 7;
+                at += 1;
+            }
+            prefix[at] = rest as u8;
+            at + 1
+        };
+        match self {
+            Self::Whole => {
+                let encoded = record.encoded();
+                let end = put_len(encoded.len());
+                out.reserve(end + encoded.len());
+                out.put_slice(&prefix[..end]);
+                out.put_slice(encoded);
+            }
+            Self::KeyOnly { .. } => {
+                let kv = self.key_value(record);
+                let end = put_len(kv.encoded_len());
+                out.put_slice(&prefix[..end]);
+                kv.encode_raw(out);
+            }
+        }
+    }
+
+    pub(crate) fn key_value(self, record: &Record) -> mvccpb::KeyValue {
+        let mut kv = key_value(record);
+        if let Self::KeyOnly { with_lease } = self {
+            kv.value = Bytes::new();
+            if !with_lease {
+                kv.lease = 0;
+            }
+        }
+        kv
+    }
+}
+
+/// What is needed to answer an operation of a transaction beyond its result.
+#[derive(Clone, Debug)]
+pub(crate) enum Asked {
+    Range(Shape),
+    Put { prev_kv: bool },
+    Delete { prev_kv: bool },
+    Txn(Branches),
+}
+
+/// For each branch of a transaction, what was asked.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Branches {
+    success: Vec<Asked>,
+    failure: Vec<Asked>,
+}
+
+pub(crate) fn key_value(record: &Record) -> mvccpb::KeyValue {
+    let kv = record.to_key_value();
+    mvccpb::KeyValue {
+        key: kv.key,
+        create_revision: kv.create_revision.0,
+        mod_revision: kv.mod_revision.0,
+        version: kv.version,
+        value: kv.value,
+        lease: kv.lease.0,
+    }
+}
+
+/// Appends a message as a field.
+pub(crate) fn put_message(out: &mut Vec<u8>, field: u8, message: &impl Message) {
+    out.push((field << 3) | 2);
+    put_varint(out, message.encoded_len() as u64);
+    message.encode_raw(out);
+}
+
+pub(crate) fn range(key: &Bytes, range_end: &Bytes) -> KeyRange {
+    KeyRange::from_wire(key.clone(), range_end.clone())
+}
+
+pub(crate) fn check_range(request: &pb::RangeRequest) -> Result<(), Status> {
+    if request.key.is_empty() {
+        return Err(status::empty_key());
+    }
+    let known = pb::range_request::SortOrder::try_from(request.sort_order).is_ok()
+        && pb::range_request::SortTarget::try_from(request.sort_target).is_ok();
+    if known { Ok(()) } else { Err(status::invalid_sort_option()) }
+}
+
+pub(crate) fn check_put(request: &pb::PutRequest) -> Result<(), Status> {
+    if request.key.is_empty() {
+        return Err(status::empty_key());
+    }
+    if request.ignore_value && !request.value.is_empty() {
+        return Err(status::value_provided());
+    }
+    if request.ignore_lease && request.lease != 0 {
+        return Err(status::lease_provided());
+    }
+    Ok(())
+}
+
+pub(crate) fn check_delete(request: &pb::DeleteRangeRequest) -> Result<(), Status> {
+    if request.key.is_empty() { Err(status::empty_key()) } else { Ok(()) }
+}
+
+pub(crate) fn check_txn(request: &pb::TxnRequest, max_operations: usize) -> Result<(), Status> {
+    check_operations(request, max_operations)?;
+    check_overlaps(&request.success)?;
+    check_overlaps(&request.failure)?;
+    Ok(())
+}
+
+/// Each level may have so many operations as the levels above left over.
+fn check_operations(request: &pb::TxnRequest, max: usize) -> Result<(), Status> {
+    let here = request.compare.len().max(request.success.len()).max(request.failure.len());
+    if here > max {
+        return Err(status::too_many_ops());
+    }
+    if request.compare.iter().any(|compare| compare.key.is_empty()) {
+        return Err(status::empty_key());
+    }
+    for op in request.success.iter().chain(&request.failure) {
+        match &op.request {
+            Some(pb::request_op::Request::RequestRange(range)) => check_range(range)?,
+            Some(pb::request_op::Request::RequestPut(put)) => check_put(put)?,
+            Some(pb::request_op::Request::RequestDeleteRange(delete)) => check_delete(delete)?,
+            Some(pb::request_op::Request::RequestTxn(txn)) => check_operations(txn, max - here)?,
+            None => return Err(status::key_not_found()),
+        }
+    }
+    Ok(())
+}
+
+/// No key may be put twice, or put and deleted, by operations that can both happen.
+fn check_overlaps(ops: &[pb::RequestOp]) -> Result<(BTreeSet<Bytes>, Vec<KeyRange>), Status> {
+    use pb::request_op::Request;
+    let mut deletes: Vec<KeyRange> = Vec::new();
+    for op in ops {
+        if let Some(Request::RequestDeleteRange(delete)) = &op.request {
+            deletes.push(range(&delete.key, &delete.range_end));
+        }
+    }
+    let deleted = |deletes: &[KeyRange], key: &Bytes| deletes.iter().any(|range| range.contains(key));
+    let mut puts = BTreeSet::new();
+    for op in ops {
+        let Some(Request::RequestTxn(txn)) = &op.request else { continue };
+        let (then_puts, then_deletes) = check_overlaps(&txn.success)?;
+        let (else_puts, else_deletes) = check_overlaps(&txn.failure)?;
+        for key in &then_puts {
+            if deleted(&deletes, key) || !puts.insert(key.clone()) {
+                return Err(status::duplicate_key());
+            }
+        }
+        for key in else_puts {
+            // The same key in both branches of one transaction is fine.
+            let twice = puts.contains(&key) && !then_puts.contains(&key);
+            if twice || deleted(&deletes, &key) {
+                return Err(status::duplicate_key());
+            }
+            puts.insert(key);
+        }
+        deletes.extend(then_deletes);
+        deletes.extend(else_deletes);
+    }
+    for op in ops {
+        let Some(Request::RequestPut(put)) = &op.request else { continue };
+        if deleted(&deletes, &put.key) || !puts.insert(put.key.clone()) {
+            return Err(status::duplicate_key());
+        }
+    }
+    Ok((puts, deletes))
+}
+
+pub(crate) fn puts_something(txn: &pb::TxnRequest) -> bool {
+    use pb::request_op::Request;
+    txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
+        Some(Request::RequestPut(_)) => true,
+        Some(Request::RequestTxn(nested)) => puts_something(nested),
+        Some(Request::RequestRange(_) | Request::RequestDeleteRange(_)) | None => false,
+    })
+}
+
+pub(crate) fn range_request(request: &pb::RangeRequest) -> Range {
+    use pb::range_request::{SortOrder, SortTarget as Target};
+    let order = SortOrder::try_from(request.sort_order).unwrap_or_default();
+    let target = match Target::try_from(request.sort_target).unwrap_or_default() {
+        Target::Key => SortTarget::Key,
+        Target::Version => SortTarget::Version,
+        Target::Create => SortTarget::Create,
+        Target::Mod => SortTarget::Mod,
+        Target::Value => SortTarget::Value,
+    };
+    let sort = match (order, target) {
+        (SortOrder::None | SortOrder::Ascend, SortTarget::Key) => None,
+        (SortOrder::None | SortOrder::Ascend, target) => Some((target, Order::Ascending)),
+        (SortOrder::Descend, target) => Some((target, Order::Descending)),
+    };
+    Range {
+        range: range(&request.key, &request.range_end),
+        limit: usize::try_from(request.limit).unwrap_or(0),
+        revision: request.revision.max(0),
+        sort,
+        filters: Filters {
+            min_mod: request.min_mod_revision,
+            max_mod: request.max_mod_revision,
+            min_create: request.min_create_revision,
+            max_create: request.max_create_revision,
+        },
+        count_only: request.count_only,
+    }
+}
+
+pub(crate) fn put_request(request: pb::PutRequest) -> Put {
+    Put {
+        key: request.key,
+        value: request.value,
+        lease: request.lease,
+        ignore_value: request.ignore_value,
+        ignore_lease: request.ignore_lease,
+    }
+}
+
+pub(crate) fn txn_request(request: pb::TxnRequest) -> (Branches, Transaction) {
+    let (success_asked, success) = request.success.into_iter().filter_map(op).unzip();
+    let (failure_asked, failure) = request.failure.into_iter().filter_map(op).unzip();
+    let compare = request.compare.into_iter().map(compare).collect();
+    (Branches { success: success_asked, failure: failure_asked }, Transaction { compare, success, failure })
+}
+
+fn op(op: pb::RequestOp) -> Option<(Asked, Op)> {
+    use pb::request_op::Request;
+    Some(match op.request? {
+        Request::RequestRange(request) => {
+            (Asked::Range(Shape::of(&request)), Op::Range(range_request(&request)))
+        }
+        Request::RequestPut(request) => {
+            (Asked::Put { prev_kv: request.prev_kv }, Op::Put(put_request(request)))
+        }
+        Request::RequestDeleteRange(request) => {
+            let asked = Asked::Delete { prev_kv: request.prev_kv };
+            (asked, Op::Delete(range(&request.key, &request.range_end)))
+        }
+        Request::RequestTxn(request) => {
+            let (branches, txn) = txn_request(request);
+            (Asked::Txn(branches), Op::Txn(txn))
+        }
+    })
+}
+
+fn compare(compare: pb::Compare) -> Compare {
+    use pb::compare::{CompareResult as Wire, CompareTarget as Target, TargetUnion};
+    let result = match Wire::try_from(compare.result) {
+        Ok(Wire::Equal) => CompareResult::Equal,
+        Ok(Wire::Greater) => CompareResult::Greater,
+        Ok(Wire::Less) => CompareResult::Less,
+        Ok(Wire::NotEqual) => CompareResult::NotEqual,
+        Err(_unknown) => CompareResult::Unknown,
+    };
+    // A value of another kind than the target counts as none, as in etcd.
+    let target = match (Target::try_from(compare.target), compare.target_union) {
+        (Ok(Target::Version), Some(TargetUnion::Version(version))) => CompareTarget::Version(version),
+        (Ok(Target::Version), _) => CompareTarget::Version(0),
+        (Ok(Target::Create), Some(TargetUnion::CreateRevision(revision))) => CompareTarget::Create(revision),
+        (Ok(Target::Create), _) => CompareTarget::Create(0),
+        (Ok(Target::Mod), Some(TargetUnion::ModRevision(revision))) => CompareTarget::Mod(revision),
+        (Ok(Target::Mod), _) => CompareTarget::Mod(0),
+        (Ok(Target::Value), Some(TargetUnion::Value(value))) => CompareTarget::Value(value),
+        (Ok(Target::Value), _) => CompareTarget::Value(Bytes::new()),
+        (Ok(Target::Lease), Some(TargetUnion::Lease(lease))) => CompareTarget::Lease(lease),
+        (Ok(Target::Lease), _) => CompareTarget::Lease(0),
+        // An unknown target compares nothing with nothing.
+        (Err(_unknown), _) => CompareTarget::Unknown,
+    };
+    Compare { range: range(&compare.key, &compare.range_end), target, result }
+}
+
+pub(crate) fn range_response(
+    header: Option<pb::ResponseHeader>,
+    found: &RangeResult,
+    shape: Shape,
+) -> pb::RangeResponse {
+    pb::RangeResponse {
+        header,
+        kvs: found.records.iter().map(|record| shape.key_value(record)).collect(),
+        more: found.more,
+        count: found.count as i64,
+    }
+}
+
+pub(crate) fn deleted(
+    header: Option<pb::ResponseHeader>,
+    deleted: &[Record],
+    prev_kv: bool,
+) -> pb::DeleteRangeResponse {
+    pb::DeleteRangeResponse {
+        header,
+        deleted: deleted.len() as i64,
+        prev_kvs: if prev_kv { deleted.iter().map(key_value).collect() } else { Vec::new() },
+    }
+}
+
+pub(crate) fn txn_response(
+    header: Option<pb::ResponseHeader>,
+    result: TxnResult,
+    branches: &Branches,
+) -> pb::TxnResponse {
+    use pb::response_op::Response;
+    let asked = if result.succeeded { &branches.success } else { &branches.failure };
+    // Within a transaction etcd's headers have only the revision.
+    let inner = |revision| Some(pb::ResponseHeader { revision, ..pb::ResponseHeader::default() });
+    let responses = result.results.into_iter().zip(asked).map(|(result, asked)| {
+        let response = match (result, asked) {
+            (OpResult::Range(found), Asked::Range(shape)) => {
+                Response::ResponseRange(range_response(inner(found.revision), &found, *shape))
+            }
+            (OpResult::Put { prev, revision }, Asked::Put { prev_kv }) => {
+                let prev_kv = prev.filter(|_| *prev_kv).as_ref().map(key_value);
+                Response::ResponsePut(pb::PutResponse { header: inner(revision), prev_kv })
+            }
+            (OpResult::Delete { prev, revision }, Asked::Delete { prev_kv }) => {
+                Response::ResponseDeleteRange(deleted(inner(revision), &prev, *prev_kv))
+            }
+            (OpResult::Txn(result), Asked::Txn(branches)) => {
+                Response::ResponseTxn(txn_response(inner(0), result, branches))
+            }
+            (OpResult::Range(_) | OpResult::Put { .. } | OpResult::Delete { .. } | OpResult::Txn(_), _) => {
+                return pb::ResponseOp { response: None };
+            }
+        };
+        pb::ResponseOp { response: Some(response) }
+    });
+    pb::TxnResponse { header, succeeded: result.succeeded, responses: responses.collect() }
+}

@@ -1,0 +1,254 @@
+//! The service `KV`.
+
+use bytes::{Bytes, BytesMut};
+use tonic::Status;
+
+use super::{
+    Shared,
+    convert::{self, Shape},
+    grpc::{Gone, Outgoing, put_prefix},
+    route::{Call, Caller},
+    status,
+};
+use crate::{
+    auth::Access,
+    mvcc::{self, RangeResult, put_varint, varint_len},
+    proto::etcdserverpb as pb,
+    range::KeyRange,
+};
+
+/// Bytes of an answer that are encoded ahead of the peer's reading.
+const AHEAD: usize = 64 * 1024;
+/// Keys per message of a streamed range, at most.
+const STREAM_KEYS: usize = 1024;
+
+/// `KV.Range`: the answer is written from the records as the peer reads it, however long it is.
+pub(crate) async fn range(mut call: Call) {
+    let found = match call.incoming.only::<pb::RangeRequest>().await {
+        Ok(request) => read(&call.shared, &call.caller, &request).await,
+        Err(status) => Err(status),
+    };
+    let status = match found {
+        Ok((found, shape)) => {
+            let header = call.shared.header(found.revision);
+            match send_range(&mut call.outgoing, Some(&header), &found, shape, false).await {
+                Ok(()) => Ok(()),
+                Err(Gone) => return,
+            }
+        }
+        Err(status) => Err(status),
+    };
+    call.outgoing.finish(status);
+}
+
+async fn read(
+    shared: &Shared,
+    caller: &Caller,
+    request: &pb::RangeRequest,
+) -> Result<(RangeResult, Shape), Status> {
+    convert::check_range(request)?;
+    shared.may(caller, &convert::range(&request.key, &request.range_end), Access::Read)?;
+    let found = shared.store.range(&convert::range_request(request)).await?;
+    Ok((found, Shape::of(request)))
+}
+
+/// `KV.RangeStream`: the same in several messages, the last of which has header and count.
+pub(crate) async fn range_stream(mut call: Call) {
+    let status = match call.incoming.only::<pb::RangeRequest>().await {
+        Ok(request) => stream(&mut call, request).await,
+        Err(status) => Err(status),
+    };
+    call.outgoing.finish(status);
+}
+
+async fn stream(call: &mut Call, request: pb::RangeRequest) -> Result<(), Status> {
+    convert::check_range(&request)?;
+    let mut ask = convert::range_request(&request);
+    if ask.sort.is_some() {
+        return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
+    }
+    if ask.filters != mvcc::Filters::default() {
+        return Err(Status::unimplemented("RangeStream does not support revision filters"));
+    }
+    call.shared.may(&call.caller, &ask.range, Access::Read)?;
+    let shape = Shape::of(&request);
+    let gone = |Gone| Status::cancelled("the caller left");
+    let limit = if ask.limit == 0 { usize::MAX } else { ask.limit };
+    // One read, one revision: its records are only references, whatever their size.
+    ask.limit = if limit == usize::MAX { 0 } else { limit };
+    let found = call.shared.store.range(&ask).await?;
+    let header = call.shared.header(found.revision);
+    let mut chunks = found.records.chunks(STREAM_KEYS).peekable();
+    while let Some(chunk) = chunks.next()
+        && chunks.peek().is_some()
+    {
+        let part = RangeResult { records: chunk.to_vec(), ..RangeResult::default() };
+        send_range(&mut call.outgoing, None, &part, shape, true).await.map_err(gone)?;
+    }
+    let tail = found.records.chunks(STREAM_KEYS).next_back().unwrap_or_default().to_vec();
+    let last = RangeResult { records: tail, ..found };
+    send_range(&mut call.outgoing, Some(&header), &last, shape, true).await.map_err(gone)
+}
+
+/// Sends a `RangeResponse` (or a `RangeStreamResponse` around it) piece by piece.
+async fn send_range(
+    outgoing: &mut Outgoing,
+    header: Option<&pb::ResponseHeader>,
+    found: &RangeResult,
+    shape: Shape,
+    wrapped: bool,
+) -> Result<(), Gone> {
+    let mut head = Vec::with_capacity(64);
+    if let Some(header) = header {
+        convert::put_message(&mut head, 1, header);
+    }
+    let mut tail = Vec::with_capacity(16);
+    if found.more {
+        tail.extend_from_slice(&[0x18, 1]);
+    }
+    if found.count > 0 {
+        tail.push(0x20);
+        put_varint(&mut tail, found.count as u64);
+    }
+    let keys: usize = found.records.iter().map(|record| shape.field_len(record)).sum();
+    let len = head.len() + keys + tail.len();
+    let wrapper = if wrapped { 1 + varint_len(len as u64) } else { 0 };
+    let mut out = BytesMut::with_capacity((len + wrapper + 5).min(AHEAD + 4096));
+    put_prefix(&mut out, len + wrapper);
+    if wrapped {
+        let mut prefix = vec![0x0a];
+        put_varint(&mut prefix, len as u64);
+        out.extend_from_slice(&prefix);
+    }
+    out.extend_from_slice(&head);
+    for record in &found.records {
+        shape.put_field(&mut out, record);
+        if out.len() >= AHEAD {
+            outgoing.send(out.split().freeze()).await?;
+        }
+    }
+    out.extend_from_slice(&tail);
+    outgoing.send(out.freeze()).await
+}
+
+/// `KV.Put`.
+pub(crate) fn put(
+    shared: &Shared,
+    caller: &Caller,
+    request: pb::PutRequest,
+) -> Result<pb::PutResponse, Status> {
+    convert::check_put(&request)?;
+    shared.check_size(request.key.len() + request.value.len())?;
+    shared.may_put(caller, &request)?;
+    shared.check_space()?;
+    let prev_kv = request.prev_kv;
+    let (prev, revision) = shared.store.put(&convert::put_request(request))?;
+    Ok(pb::PutResponse {
+        header: Some(shared.header(revision)),
+        prev_kv: prev.filter(|_| prev_kv).as_ref().map(convert::key_value),
+    })
+}
+
+/// `KV.DeleteRange`.
+pub(crate) fn delete_range(
+    shared: &Shared,
+    caller: &Caller,
+    request: pb::DeleteRangeRequest,
+) -> Result<pb::DeleteRangeResponse, Status> {
+    convert::check_delete(&request)?;
+    let range = convert::range(&request.key, &request.range_end);
+    shared.may(caller, &range, Access::Write)?;
+    if request.prev_kv {
+        shared.may(caller, &range, Access::Read)?;
+    }
+    let (deleted, revision) = shared.store.delete(&range);
+    Ok(convert::deleted(Some(shared.header(revision)), &deleted, request.prev_kv))
+}
+
+/// `KV.Txn`.
+pub(crate) fn txn(
+    shared: &Shared,
+    caller: &Caller,
+    request: pb::TxnRequest,
+) -> Result<pb::TxnResponse, Status> {
+    convert::check_txn(&request, shared.limits.txn_operations)?;
+    shared.check_size(prost::Message::encoded_len(&request))?;
+    shared.may_txn(caller, &request)?;
+    if convert::puts_something(&request) {
+        shared.check_space()?;
+    }
+    let (shapes, txn) = convert::txn_request(request);
+    let (result, revision) = shared.store.transact(&txn)?;
+    Ok(convert::txn_response(Some(shared.header(revision)), result, &shapes))
+}
+
+/// `KV.Compact`.
+pub(crate) fn compact(
+    shared: &Shared,
+    caller: &Caller,
+    request: pb::CompactionRequest,
+) -> Result<pb::CompactionResponse, Status> {
+    shared.may_administer(caller)?;
+    let revision = shared.store.compact(request.revision)?;
+    Ok(pb::CompactionResponse { header: Some(shared.header(revision)) })
+}
+
+impl Shared {
+    /// Like etcd, what would be replicated may not be larger than the limit.
+    pub(crate) fn check_size(&self, bytes: usize) -> Result<(), Status> {
+        if bytes > self.limits.request_bytes { Err(status::request_too_large()) } else { Ok(()) }
+    }
+
+    /// Writes the key, and reads it if it wants the value before, and may attach to the lease.
+    pub(crate) fn may_put(&self, caller: &Caller, request: &pb::PutRequest) -> Result<(), Status> {
+        if !self.auth_enabled() {
+            return Ok(());
+        }
+        let key = KeyRange::key(request.key.clone());
+        self.may(caller, &key, Access::Write)?;
+        if request.lease != 0 {
+            self.may_use_lease(caller, request.lease)?;
+        }
+        if request.prev_kv {
+            self.may(caller, &key, Access::Read)?;
+        }
+        Ok(())
+    }
+
+    /// A lease ends with all its keys, so attaching to it needs write access to them.
+    pub(crate) fn may_use_lease(&self, caller: &Caller, lease: i64) -> Result<(), Status> {
+        let keys = self.store.time_to_live(lease, true).map(|(_, _, keys)| keys).unwrap_or_default();
+        for record in &keys {
+            let key = KeyRange::key(Bytes::copy_from_slice(record.key()));
+            self.may(caller, &key, Access::Write)?;
+        }
+        Ok(())
+    }
+
+    fn may_txn(&self, caller: &Caller, txn: &pb::TxnRequest) -> Result<(), Status> {
+        if !self.auth_enabled() {
+            return Ok(());
+        }
+        for compare in &txn.compare {
+            self.may(caller, &convert::range(&compare.key, &compare.range_end), Access::Read)?;
+        }
+        for op in txn.success.iter().chain(&txn.failure) {
+            match &op.request {
+                Some(pb::request_op::Request::RequestRange(range)) => {
+                    self.may(caller, &convert::range(&range.key, &range.range_end), Access::Read)?;
+                }
+                Some(pb::request_op::Request::RequestPut(put)) => self.may_put(caller, put)?,
+                Some(pb::request_op::Request::RequestDeleteRange(delete)) => {
+                    let range = convert::range(&delete.key, &delete.range_end);
+                    if delete.prev_kv {
+                        self.may(caller, &range, Access::Read)?;
+                    }
+                    self.may(caller, &range, Access::Write)?;
+                }
+                Some(pb::request_op::Request::RequestTxn(nested)) => self.may_txn(caller, nested)?,
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,355 @@
+//! The service `Watch`: many watches on one stream.
+//!
+//! A stream pulls: it asks its watches for news only when the peer has room for them. A peer that does not read
+//! therefore costs nothing but its place; when what it should read next is compacted away, its watch is
+//! cancelled with the compacted revision, from which it knows how to go on.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+use tonic::Status;
+
+use super::{
+    convert,
+    grpc::{Gone, frame, put_prefix},
+    route::Call,
+    status,
+};
+use crate::{
+    auth::Access,
+    hub::{Batch, Signal, encode_event},
+    mvcc::Committed,
+    proto::etcdserverpb as pb,
+    watcher::{Look, Watcher},
+};
+
+/// etcd's mark for "no particular watch".
+const NO_WATCH: i64 = -1;
+/// Bytes of events that are gathered into one answer, where revisions allow a cut.
+const ANSWER_BYTES: usize = 1 << 20;
+
+/// A stream and its watches.
+struct Stream {
+    call: Call,
+    watches: BTreeMap<i64, Watch>,
+    signal: Arc<Signal>,
+    /// Watches that have more to read from the log, in turn.
+    again: VecDeque<i64>,
+    next_id: i64,
+    /// The peer asked how far the stream is, and some watch was not there yet.
+    progress_asked: bool,
+}
+
+/// One watch.
+struct Watch {
+    watcher: Watcher,
+    prev_kv: bool,
+    no_put: bool,
+    no_delete: bool,
+    fragment: bool,
+    progress_notify: bool,
+    /// Whether something was sent since the last progress notification.
+    sent: bool,
+}
+
+/// `Watch.Watch`.
+pub(crate) async fn watch(call: Call) {
+    let mut stream = Stream {
+        call,
+        watches: BTreeMap::new(),
+        signal: Arc::default(),
+        again: VecDeque::new(),
+        next_id: 0,
+        progress_asked: false,
+    };
+    if let Ok(status) = stream.serve().await {
+        stream.call.outgoing.finish(status);
+    }
+}
+
+impl Stream {
+    async fn serve(&mut self) -> Result<Result<(), Status>, Gone> {
+        let mut half_closed = false;
+        let mut progress = tokio::time::interval(jittered(self.call.shared.limits.progress_interval));
+        progress.reset();
+        self.call.outgoing.open()?;
+        loop {
+            let Call { incoming, outgoing, stop, .. } = &mut self.call;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(Err(status::stopped())),
+                request = incoming.message::<pb::WatchRequest>(), if !half_closed => match request {
+                    Ok(Some(request)) => self.request(request).await?,
+                    // Events may go on after the last request.
+                    Ok(None) => half_closed = true,
+                    Err(status) if status.code() == tonic::Code::Cancelled => {
+                        return Ok(Err(status::watch_canceled()));
+                    }
+                    Err(status) => return Ok(Err(status)),
+                },
+                () = outgoing.reset(), if half_closed => return Err(Gone),
+                ready = self.signal.ready() => {
+                    for id in ready {
+                        self.deliver(id).await?;
+                    }
+                    self.answer_progress().await?;
+                }
+                () = std::future::ready(()), if !self.again.is_empty() => {
+                    if let Some(id) = self.again.pop_front() {
+                        self.deliver(id).await?;
+                    }
+                    self.answer_progress().await?;
+                    tokio::task::yield_now().await;
+                }
+                _ = progress.tick() => self.notify_progress().await?,
+            }
+        }
+    }
+
+    async fn request(&mut self, request: pb::WatchRequest) -> Result<(), Gone> {
+        use pb::watch_request::RequestUnion;
+        match request.request_union {
+            Some(RequestUnion::CreateRequest(create)) => self.create(create).await,
+            Some(RequestUnion::CancelRequest(cancel)) => {
+                if self.watches.remove(&cancel.watch_id).is_none() {
+                    return Ok(());
+                }
+                self.send(pb::WatchResponse { watch_id: cancel.watch_id, canceled: true, ..self.blank() })
+                    .await
+            }
+            Some(RequestUnion::ProgressRequest(_)) => {
+                self.progress_asked = true;
+                self.answer_progress().await
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn create(&mut self, mut create: pb::WatchCreateRequest) -> Result<(), Gone> {
+        if create.key.is_empty() {
+            create.key = Bytes::from_static(b"\0");
+        }
+        let id = match self.admit(&create) {
+            Ok(id) => id,
+            Err(cancel_reason) => {
+                let refused = pb::WatchResponse {
+                    watch_id: NO_WATCH,
+                    created: true,
+                    canceled: true,
+                    cancel_reason,
+                    ..self.blank()
+                };
+                return self.send(refused).await;
+            }
+        };
+        let range = convert::range(&create.key, &create.range_end);
+        let filters = |kind: pb::watch_create_request::FilterType| create.filters.contains(&(kind as i32));
+        let created = pb::WatchResponse { watch_id: id, created: true, ..self.blank() };
+        let watch = Watch {
+            watcher: self.call.shared.store.watch(range, create.start_revision, id, &self.signal),
+            prev_kv: create.prev_kv,
+            no_put: filters(pb::watch_create_request::FilterType::Noput),
+            no_delete: filters(pb::watch_create_request::FilterType::Nodelete),
+            fragment: create.fragment,
+            progress_notify: create.progress_notify,
+            sent: false,
+        };
+        self.watches.insert(id, watch);
+        self.send(created).await
+    }
+
+    /// The id of a watch that may be made, or etcd's reason why not.
+    fn admit(&mut self, create: &pb::WatchCreateRequest) -> Result<i64, String> {
+        let shared = &self.call.shared;
+        if create.start_revision < 0 {
+            return Err(status::watch_compacted_reason());
+        }
+        let range = convert::range(&create.key, &create.range_end);
+        if let Err(error) = shared.may(&self.call.caller, &range, Access::Read) {
+            return Err(status::as_reason(&error.into()));
+        }
+        if range.is_empty() {
+            return Err("mvcc: watcher range is empty".to_owned());
+        }
+        if self.watches.len() >= shared.limits.watches_per_stream {
+            return Err(status::as_reason(&status::too_many_requests()));
+        }
+        if create.watch_id == 0 {
+            while self.watches.contains_key(&self.next_id) {
+                self.next_id += 1;
+            }
+            self.next_id += 1;
+            return Ok(self.next_id - 1);
+        }
+        if self.watches.contains_key(&create.watch_id) {
+            return Err("mvcc: duplicate watch ID provided on the WatchStream".to_owned());
+        }
+        Ok(create.watch_id)
+    }
+
+    /// Sends what a watch has; at most one step through the log.
+    async fn deliver(&mut self, id: i64) -> Result<(), Gone> {
+        let Some(watch) = self.watches.get_mut(&id) else { return Ok(()) };
+        let look = match watch.watcher.look(&self.call.shared.store) {
+            Ok(look) => look,
+            Err(_compacted) => {
+                let compact_revision = self.call.shared.store.look(crate::mvcc::Keyspace::compacted);
+                self.watches.remove(&id);
+                let mut cancelled =
+                    pb::WatchResponse { watch_id: id, canceled: true, compact_revision, ..self.blank() };
+                // As etcd has it: this one does not say where the store is.
+                if let Some(header) = &mut cancelled.header {
+                    header.revision = 0;
+                }
+                return self.send(cancelled).await;
+            }
+        };
+        if look.again {
+            self.again.push_back(id);
+        }
+        self.send_events(id, &look).await
+    }
+
+    async fn send_events(&mut self, id: i64, look: &Look) -> Result<(), Gone> {
+        let limit = self.call.shared.limits.request_bytes;
+        let Some(watch) = self.watches.get_mut(&id) else { return Ok(()) };
+        let filtered = watch.no_put || watch.no_delete;
+        let wanted =
+            |event: &Committed| if event.record.is_tombstone() { !watch.no_delete } else { !watch.no_put };
+        let mut answers: Vec<Bytes> = Vec::new();
+        let mut gathered = BytesMut::new();
+        let mut through = 0;
+        for batch in &look.batches {
+            let encoded = if filtered {
+                let mut out = Vec::new();
+                for event in batch.events.iter().filter(|event| wanted(event)) {
+                    encode_event(&mut out, event, watch.prev_kv);
+                }
+                Bytes::from(out)
+            } else {
+                batch.encoded(watch.prev_kv).clone()
+            };
+            if encoded.is_empty() {
+                continue;
+            }
+            let header = |revision| self.call.shared.header(revision);
+            if watch.fragment && encoded.len() >= limit {
+                if !gathered.is_empty() {
+                    answers.push(answer(&header(through), id, &gathered.split(), false));
+                }
+                fragments(batch, watch, wanted, limit, |events, more| {
+                    answers.push(answer(&header(batch.revision), id, events, more));
+                });
+                continue;
+            }
+            if !gathered.is_empty() && gathered.len() + encoded.len() > ANSWER_BYTES {
+                answers.push(answer(&header(through), id, &gathered.split(), false));
+            }
+            gathered.extend_from_slice(&encoded);
+            through = batch.revision;
+        }
+        if !gathered.is_empty() {
+            answers.push(answer(&self.call.shared.header(through), id, &gathered, false));
+        }
+        watch.sent |= !answers.is_empty();
+        for answer in answers {
+            self.call.outgoing.send(answer).await?;
+        }
+        Ok(())
+    }
+
+    /// Answers a request for progress once every watch has delivered everything up to now.
+    async fn answer_progress(&mut self) -> Result<(), Gone> {
+        if !self.progress_asked {
+            return Ok(());
+        }
+        let revision = self.call.shared.store.settled_revision();
+        let ids: Vec<i64> = self.watches.keys().copied().collect();
+        for id in ids {
+            self.deliver(id).await?;
+        }
+        if self.watches.values().any(|watch| !watch.watcher.is_synced()) {
+            return Ok(());
+        }
+        self.progress_asked = false;
+        let waits = self.watches.values().any(|watch| watch.is_early(revision));
+        if self.watches.is_empty() || waits {
+            return Ok(());
+        }
+        let header = Some(self.call.shared.header(revision));
+        self.send(pb::WatchResponse { header, watch_id: NO_WATCH, ..pb::WatchResponse::default() }).await
+    }
+
+    /// Tells quiet watches that asked for it how far they are.
+    async fn notify_progress(&mut self) -> Result<(), Gone> {
+        let ids: Vec<i64> =
+            self.watches.iter().filter(|(_, watch)| watch.progress_notify).map(|(&id, _)| id).collect();
+        for id in ids {
+            let revision = self.call.shared.store.settled_revision();
+            self.deliver(id).await?;
+            let Some(watch) = self.watches.get_mut(&id) else { continue };
+            let quiet = !std::mem::take(&mut watch.sent);
+            if quiet && watch.watcher.is_synced() && !watch.is_early(revision) {
+                let header = Some(self.call.shared.header(revision));
+                self.send(pb::WatchResponse { header, watch_id: id, ..pb::WatchResponse::default() }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn blank(&self) -> pb::WatchResponse {
+        pb::WatchResponse { header: Some(self.call.shared.header_now()), ..pb::WatchResponse::default() }
+    }
+
+    async fn send(&mut self, response: pb::WatchResponse) -> Result<(), Gone> {
+        self.call.outgoing.send(frame(&response)).await
+    }
+}
+
+impl Watch {
+    /// Whether it is to begin at a revision that is still to come.
+    fn is_early(&self, revision: i64) -> bool {
+        self.watcher.next() > revision + 1
+    }
+}
+
+/// A `WatchResponse` around events that are encoded already.
+fn answer(header: &pb::ResponseHeader, id: i64, events: &[u8], fragment: bool) -> Bytes {
+    let head = pb::WatchResponse { header: Some(*header), watch_id: id, fragment, ..Default::default() };
+    let len = head.encoded_len() + events.len();
+    let mut out = BytesMut::with_capacity(len + 5);
+    put_prefix(&mut out, len);
+    head.encode_raw(&mut out);
+    out.extend_from_slice(events);
+    out.freeze()
+}
+
+/// Cuts the events of one revision into parts below `limit` bytes (or of a single event).
+fn fragments(
+    batch: &Batch,
+    watch: &Watch,
+    wanted: impl Fn(&Committed) -> bool,
+    limit: usize,
+    mut emit: impl FnMut(&[u8], bool),
+) {
+    let mut part = Vec::new();
+    for event in batch.events.iter().filter(|event| wanted(event)) {
+        let before = part.len();
+        encode_event(&mut part, event, watch.prev_kv);
+        if before > 0 && part.len() >= limit {
+            emit(&part[..before], true);
+            part.drain(..before);
+        }
+    }
+    emit(&part, false);
+}
+
+/// So that streams made together do not report together.
+fn jittered(interval: Duration) -> Duration {
+    interval + interval.mul_f64(rand::random::<f64>() / 10.0)
+}
