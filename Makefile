@@ -50,6 +50,10 @@ else
 	$(CARGO) bench --benches $(addprefix -p ,$(CRATES_WITH_BENCHES))
 endif
 
+.PHONY: reasons
+reasons: ## write docs/reasons.md anew
+	ISTHMUS_WRITE_PAGES=1 $(CARGO) test -p mesh-types --test reasons_page
+
 .PHONY: fmt
 fmt: ## format all code
 	$(CARGO) fmt --all

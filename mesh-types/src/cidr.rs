@@ -9,13 +9,20 @@ use ipnet::IpNet;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::ser::{SerializeMap, Serializer};
 
-use crate::gojson::{GoJson, In, field_index};
+use crate::gojson::{GoJson, In, field_index, pointer};
 
 /// A network, `{"IP":"10.70.1.0","Mask":"////AA=="}`.
 ///
 /// Also reads the text form `"10.70.1.0/24"` that Cilium announced for 1.22.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cidr(pub IpNet);
+
+/// Every IPv4 address, `0.0.0.0/0`.
+impl Default for Cidr {
+    fn default() -> Self {
+        Cidr(IpNet::V4(ipnet::Ipv4Net::default()))
+    }
+}
 
 impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -59,9 +66,6 @@ impl Mask {
 }
 
 impl GoJson for Option<Mask> {
-    fn zero() -> Self {
-        None
-    }
     fn is_empty(&self) -> bool {
         self.is_none()
     }
@@ -88,9 +92,6 @@ impl GoJson for Option<Mask> {
 }
 
 impl GoJson for Cidr {
-    fn zero() -> Self {
-        Cidr(IpNet::V4(ipnet::Ipv4Net::default()))
-    }
     fn is_empty(&self) -> bool {
         false
     }
@@ -133,23 +134,7 @@ impl GoJson for Cidr {
     }
 }
 
-impl GoJson for Option<Cidr> {
-    fn zero() -> Self {
-        None
-    }
-    fn is_empty(&self) -> bool {
-        self.is_none()
-    }
-    fn write<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Some(cidr) => cidr.write(serializer),
-            None => serializer.serialize_unit(),
-        }
-    }
-    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Cidr::read(deserializer).map(Some)
-    }
-}
+pointer!(Cidr);
 
 #[cfg(test)]
 mod tests {

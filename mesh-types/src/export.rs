@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::gojson::{self, go_struct};
+use crate::gojson::{self, go_struct, pointer};
 use crate::{Peer, Reason, Rejection};
 
 go_struct! {
@@ -71,20 +71,7 @@ go_struct! {
     }
 }
 
-impl gojson::GoJson for Option<SessionAffinityConfig> {
-    fn zero() -> Self {
-        None
-    }
-    fn is_empty(&self) -> bool {
-        self.is_none()
-    }
-    fn write<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serde::Serialize::serialize(self, serializer)
-    }
-    fn read<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        SessionAffinityConfig::read(deserializer).map(Some)
-    }
-}
+pointer!(SessionAffinityConfig);
 
 impl ServiceExport {
     /// The stored bytes, in the form of Cilium 1.20: labels and annotations in both spellings.

@@ -14,10 +14,8 @@ use std::net::IpAddr;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{SerializeMap, SerializeSeq, Serializer};
 
-/// A type with a form in Go's JSON.
-pub(crate) trait GoJson: Sized {
-    /// The value of a field that the text lacks or names `null`.
-    fn zero() -> Self;
+/// A type with a form in Go's JSON. Its default is the value of a field that the text lacks or names `null`.
+pub(crate) trait GoJson: Default {
     /// Whether Go's `omitempty` leaves the field out.
     fn is_empty(&self) -> bool;
     fn write<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error>;
@@ -53,10 +51,10 @@ impl<'de, T: GoJson> DeserializeSeed<'de> for In<T> {
                 f.write_str("a value or null")
             }
             fn visit_unit<E>(self) -> Result<T, E> {
-                Ok(T::zero())
+                Ok(T::default())
             }
             fn visit_none<E>(self) -> Result<T, E> {
-                Ok(T::zero())
+                Ok(T::default())
             }
             fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
                 T::read(deserializer)
@@ -108,9 +106,6 @@ impl serde_json::ser::Formatter for GoEscapes {
 macro_rules! plain {
     ($type:ty, $is_empty:expr) => {
         impl GoJson for $type {
-            fn zero() -> Self {
-                Default::default()
-            }
             fn is_empty(&self) -> bool {
                 let is_empty: fn(&$type) -> bool = $is_empty;
                 is_empty(self)
@@ -133,26 +128,30 @@ plain!(u32, |n| *n == 0);
 plain!(i32, |n| *n == 0);
 
 /// A pointer in Go: `null` and absent are the same, and a present zero value is not empty.
-impl GoJson for Option<bool> {
-    fn zero() -> Self {
-        None
-    }
-    fn is_empty(&self) -> bool {
-        self.is_none()
-    }
-    fn write<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serde::Serialize::serialize(self, serializer)
-    }
-    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        bool::read(deserializer).map(Some)
-    }
+macro_rules! pointer {
+    ($type:ty) => {
+        impl $crate::gojson::GoJson for Option<$type> {
+            fn is_empty(&self) -> bool {
+                self.is_none()
+            }
+            fn write<S: ::serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                match self {
+                    Some(value) => $crate::gojson::GoJson::write(value, serializer),
+                    None => serializer.serialize_unit(),
+                }
+            }
+            fn read<'de, D: ::serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                <$type as $crate::gojson::GoJson>::read(deserializer).map(Some)
+            }
+        }
+    };
 }
+pub(crate) use pointer;
+
+pointer!(bool);
 
 /// `net.IP`: text, `""` when nil; an IPv4-mapped address is IPv4.
 impl GoJson for Option<IpAddr> {
-    fn zero() -> Self {
-        None
-    }
     fn is_empty(&self) -> bool {
         self.is_none()
     }
@@ -175,9 +174,6 @@ impl GoJson for Option<IpAddr> {
 }
 
 impl<T: GoJson> GoJson for Vec<T> {
-    fn zero() -> Self {
-        Vec::new()
-    }
     fn is_empty(&self) -> bool {
         self.is_empty()
     }
@@ -208,9 +204,6 @@ impl<T: GoJson> GoJson for Vec<T> {
 }
 
 impl<T: GoJson> GoJson for BTreeMap<String, T> {
-    fn zero() -> Self {
-        BTreeMap::new()
-    }
     fn is_empty(&self) -> bool {
         self.is_empty()
     }
@@ -261,9 +254,6 @@ macro_rules! go_struct {
         }
 
         impl $crate::gojson::GoJson for $name {
-            fn zero() -> Self {
-                Self { $($field: <$type as $crate::gojson::GoJson>::zero(),)+ }
-            }
             fn is_empty(&self) -> bool {
                 false
             }
@@ -282,7 +272,7 @@ macro_rules! go_struct {
                         f.write_str(concat!("an object (", stringify!($name), ")"))
                     }
                     fn visit_map<A: ::serde::de::MapAccess<'de>>(self, mut map: A) -> Result<$name, A::Error> {
-                        let mut value = <$name as $crate::gojson::GoJson>::zero();
+                        let mut value = $name::default();
                         while let Some(key) = map.next_key::<::std::borrow::Cow<'de, str>>()? {
                             let index = $crate::gojson::field_index(FIELDS, &key);
                             let mut at = 0_usize..;
