@@ -35,7 +35,7 @@ pub use derived::pod::Pod;
 pub use endpoint::{
     CiliumEndpoint, CiliumEndpointSlice, convert as convert_endpoint, convert_slice as convert_endpoint_slice,
 };
-pub use exporter::{Change, Exporter, Input, Output, Settings, Sources};
+pub use exporter::{Change, Exporter, Input, Output, RecordsInput, Settings, Sources};
 pub use identity::{CiliumIdentity, convert as convert_identity};
 pub use namespaces::Namespace;
 pub use node::{CiliumNode, CiliumNodeSpec, convert as convert_node};

@@ -367,11 +367,11 @@ mod tests {
         let labels = Arc::clone(pods.wanted().next().unwrap());
         assert!(!pods.is_settled());
         let records = Records::default().with(Arc::clone(&labels), NumericIdentity(196_700));
-        assert_eq!(pods.set_records(Arc::new(records)), [object.clone()]);
+        assert_eq!(pods.set_records(Arc::new(records)), std::slice::from_ref(&object));
         assert!(pods.is_settled());
         assert_eq!(
             pods.set_encrypted_host(&"n".into(), vec!["192.0.2.11".parse().unwrap()]),
-            [object.clone()]
+            std::slice::from_ref(&object)
         );
         let unit = pods.unit(&local, &namespaces, &object).unwrap();
         let texts: Vec<_> =

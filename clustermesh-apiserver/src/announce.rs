@@ -1,0 +1,157 @@
+//! What a cluster says of itself: its configuration and its sign of life.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kvstore::Client;
+use kvstore::sync::{SyncWriter, WriterConfig};
+use mesh_runtime::{Backoff, Chain, jitter};
+use mesh_types::{Capabilities, ClusterConfig, LocalCluster, key};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Readers give a store up two minutes after its last sign of life.
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(60);
+/// Waits after the store did not answer.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(15));
+
+/// Whether the ServiceExports of this cluster can be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ExportsReadable {
+    /// Nobody asked yet.
+    #[default]
+    Unknown,
+    /// The API server does not have them, or does not show them.
+    No,
+    /// They were listed.
+    Yes,
+}
+
+/// The writer of `cilium/cluster-config/<cluster>`: it watches the key, and reverts what others make of it.
+pub(crate) fn config_writer(local: &LocalCluster, lease_ttl: Duration) -> SyncWriter {
+    SyncWriter::new(WriterConfig {
+        enforce: true,
+        remove_stale: false,
+        lease_ttl: Some(lease_ttl),
+        ..WriterConfig::new(key::cluster_config(&local.name))
+    })
+}
+
+/// The writer of `cilium/.heartbeat`.
+pub(crate) fn heartbeat_writer(lease_ttl: Duration) -> SyncWriter {
+    SyncWriter::new(WriterConfig {
+        remove_stale: false,
+        lease_ttl: Some(lease_ttl),
+        ..WriterConfig::new(key::HEARTBEAT)
+    })
+}
+
+/// Keeps the configuration of `local` announced until `stop`.
+///
+/// `serviceExportsEnabled` is false when exports are switched off. When they are switched on, it is true once they could be
+/// read; until somebody tried, it stays as an earlier life announced it, so that a restart is no news to anybody.
+pub(crate) async fn announce(
+    local: LocalCluster,
+    mcs_api: bool,
+    store: Arc<dyn Client>,
+    writer: SyncWriter,
+    mut readable: watch::Receiver<ExportsReadable>,
+    stop: CancellationToken,
+) {
+    let earlier = if mcs_api {
+        let Some(earlier) = stop.run_until_cancelled(announced(&local, store)).await else { return };
+        earlier
+    } else {
+        false
+    };
+    loop {
+        let now = *readable.borrow_and_update();
+        let exports = match now {
+            ExportsReadable::Unknown => earlier,
+            ExportsReadable::No => false,
+            ExportsReadable::Yes => mcs_api,
+        };
+        let config = cluster_config(&local, exports);
+        if writer.upsert(Bytes::new(), config.encode()) {
+            info!(service_exports = exports, "announcing the cluster's configuration");
+        }
+        match stop.run_until_cancelled(readable.changed()).await {
+            Some(Ok(())) => {}
+            Some(Err(_nobody_will_tell_more)) => {
+                stop.cancelled().await;
+                return;
+            }
+            None => return,
+        }
+    }
+}
+
+/// Writes a sign of life now and every minute until `stop`; `now` makes its value.
+pub(crate) async fn beat(writer: SyncWriter, stop: CancellationToken) {
+    let mut beats = tokio::time::interval(HEARTBEAT_EVERY);
+    while stop.run_until_cancelled(beats.tick()).await.is_some() {
+        writer.upsert(Bytes::new(), timestamp());
+    }
+}
+
+/// The current time as such values have it: RFC 3339, in seconds.
+pub(crate) fn timestamp() -> Bytes {
+    let now = jiff::Timestamp::now();
+    let seconds = jiff::Timestamp::from_second(now.as_second()).unwrap_or(now);
+    seconds.to_string().into()
+}
+
+fn cluster_config(local: &LocalCluster, service_exports: bool) -> ClusterConfig {
+    ClusterConfig {
+        id: local.id.get(),
+        capabilities: Capabilities {
+            synced_canaries: true,
+            max_connected_clusters: local.max.get(),
+            service_exports_enabled: Some(service_exports),
+            ..Capabilities::default()
+        },
+    }
+}
+
+/// What an earlier life announced of service exports; nothing is the same as false.
+async fn announced(local: &LocalCluster, store: Arc<dyn Client>) -> bool {
+    let key = key::cluster_config(&local.name);
+    let mut retry = RETRY.retry();
+    loop {
+        match store.get(key.as_bytes()).await {
+            Ok(found) => {
+                let config = found.and_then(|found| ClusterConfig::decode(&found.value).ok());
+                return config
+                    .and_then(|config| config.capabilities.service_exports_enabled)
+                    .unwrap_or(false);
+            }
+            Err(error) => {
+                let wait = retry.next_delay(jitter());
+                warn!(error = %Chain(&error), ?wait, "the store does not answer, asking again");
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_is_written_as_cilium_writes_it() {
+        let local = LocalCluster::new("prod-eu", 7, 255).unwrap();
+        let text = String::from_utf8(cluster_config(&local, false).encode()).unwrap();
+        let expected = r#"{"id":7,"capabilities":{"syncedCanaries":true,"maxConnectedClusters":255,"serviceExportsEnabled":false}}"#;
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn timestamps_are_rfc_3339_in_seconds() {
+        let text = String::from_utf8(timestamp().to_vec()).unwrap();
+        assert_eq!(text.len(), "2026-02-03T10:11:12Z".len(), "{text}");
+        assert!(text.parse::<jiff::Timestamp>().is_ok() && text.ends_with('Z'), "{text}");
+    }
+}

@@ -1,0 +1,148 @@
+//! What the exporter is told at its start.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use mesh_types::LocalCluster;
+
+/// Bounds of [`Config::lease_ttl`], as in Cilium.
+const LEASE_TTL: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(25)..=Duration::from_secs(24 * 3600);
+
+/// Where nodes, identities and endpoints come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cni {
+    /// From Cilium's objects if the API server has their definitions at the start, else derived. When the definitions
+    /// appear later, the exporter changes over to them.
+    #[default]
+    Auto,
+    /// From Cilium's objects; waits for their definitions.
+    Cilium,
+    /// Derived from Node, Pod and Namespace.
+    None,
+}
+
+/// A word that is none of `auto`, `cilium` and `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected `auto`, `cilium` or `none`")]
+pub struct UnknownCni;
+
+impl FromStr for Cni {
+    type Err = UnknownCni;
+
+    fn from_str(text: &str) -> Result<Self, UnknownCni> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cilium" => Ok(Self::Cilium),
+            "none" => Ok(Self::None),
+            _ => Err(UnknownCni),
+        }
+    }
+}
+
+impl fmt::Display for Cni {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Cilium => "cilium",
+            Self::None => "none",
+        })
+    }
+}
+
+/// What the exporter is told at its start; the defaults are Cilium's.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The cluster whose state is exported.
+    pub local: LocalCluster,
+    /// Keys outlive a dead exporter by so long; 25 s to 24 h.
+    pub lease_ttl: Duration,
+    /// Where nodes, identities and endpoints come from.
+    pub cni: Cni,
+    /// Read CiliumEndpointSlice instead of CiliumEndpoint.
+    pub cilium_endpoint_slices: bool,
+    /// Export the ServiceExports of the Multi-Cluster Services API.
+    pub mcs_api: bool,
+    /// Whether a namespace without the annotation is global.
+    pub default_global_namespace: bool,
+    /// Export Services whose label `service.kubernetes.io/service-proxy-name` has this value; empty is none.
+    pub service_proxy_name: String,
+    /// Namespace of the ConfigMaps that record numeric identities where the CNI is not Cilium.
+    pub identity_namespace: String,
+    /// How long such a record stays when no pod needs it.
+    pub identity_grace: Duration,
+}
+
+/// Why a configuration cannot work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Out of bounds.
+    #[error("the lease's time to live is {0:?}, expected 25 s to 24 h")]
+    LeaseTtl(Duration),
+    /// It is not the name of a namespace.
+    #[error("identity namespace {0:?}: expected the name of a namespace")]
+    IdentityNamespace(String),
+}
+
+impl Config {
+    /// Everything at its default.
+    #[must_use]
+    pub fn new(local: LocalCluster) -> Self {
+        Self {
+            local,
+            lease_ttl: Duration::from_secs(15 * 60),
+            cni: Cni::default(),
+            cilium_endpoint_slices: false,
+            mcs_api: false,
+            default_global_namespace: true,
+            service_proxy_name: String::new(),
+            identity_namespace: "kube-system".to_owned(),
+            identity_grace: Duration::from_secs(3600),
+        }
+    }
+
+    /// Checks what the types do not.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with what would work.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if !LEASE_TTL.contains(&self.lease_ttl) {
+            return Err(ConfigError::LeaseTtl(self.lease_ttl));
+        }
+        let namespace = &self.identity_namespace;
+        let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if namespace.is_empty() || namespace.len() > 63 || !namespace.chars().all(label) {
+            return Err(ConfigError::IdentityNamespace(namespace.clone()));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_work_is_refused_with_what_would() {
+        let config = || Config::new(LocalCluster::new("west", 3, 255).unwrap());
+        assert_eq!(config().validate(), Ok(()));
+        for seconds in [24, 24 * 3600 + 1] {
+            let config = Config { lease_ttl: Duration::from_secs(seconds), ..config() };
+            assert!(config.validate().unwrap_err().to_string().contains("25 s to 24 h"));
+        }
+        for namespace in ["", "Kube", "a/b"] {
+            let config = Config { identity_namespace: namespace.into(), ..config() };
+            assert_eq!(config.validate(), Err(ConfigError::IdentityNamespace(namespace.into())));
+        }
+    }
+
+    #[test]
+    fn cni_words_round_trip() {
+        for cni in [Cni::Auto, Cni::Cilium, Cni::None] {
+            assert_eq!(cni.to_string().parse(), Ok(cni));
+        }
+        assert_eq!("calico".parse::<Cni>(), Err(UnknownCni));
+    }
+}

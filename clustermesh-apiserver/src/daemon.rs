@@ -1,0 +1,137 @@
+//! The tasks of the exporter.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use kvstore::Client;
+use kvstore::sync::{SyncWriter, WriterConfig};
+use mesh_runtime::{Backoff, Readiness, Restart, Spawner};
+use mesh_types::{Form, LocalCluster, Resource};
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+
+use crate::announce::{self, ExportsReadable};
+use crate::board::{Board, Status};
+use crate::config::{Config, ConfigError};
+use crate::metrics::Series;
+use crate::round::{self, Context};
+
+/// Waits before a task that failed starts again.
+const RESTART: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+
+/// An exporter that was started; clones show the same one.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    board: Board,
+}
+
+impl Handle {
+    /// What it reads, writes and withholds now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.board.status()
+    }
+}
+
+/// Starts the exporter: from the Kubernetes API behind `kube` to `store`.
+///
+/// The tasks belong to `tasks`; readiness waits for each canary; the series are registered below the prefix of
+/// `metrics`. Stopping deletes nothing: the keys stay until the next start, or until their leases end. Returns at
+/// once, whether or not the API server or the store can be reached.
+///
+/// # Errors
+/// [`ConfigError`] if the configuration cannot work.
+pub fn start(
+    config: Config,
+    kube: kube::Client,
+    store: Arc<dyn Client>,
+    tasks: &Spawner,
+    readiness: &Readiness,
+    metrics: &mut Registry,
+) -> Result<Handle, ConfigError> {
+    config.validate()?;
+    let writers: BTreeMap<_, _> = Resource::ALL
+        .into_iter()
+        .map(|resource| (resource, writer(&config.local, resource, config.lease_ttl)))
+        .collect();
+    let writers = Arc::new(writers);
+    let board = Board::new(config.local.clone(), Arc::clone(&writers));
+    metrics.register_collector(Box::new(Series(board.clone())));
+
+    for (resource, writer) in &*writers {
+        spawn_writer(tasks, &format!("write/{resource}"), &store, writer);
+        let (guard, writer) = (readiness.guard(resource.word()), writer.clone());
+        tasks.spawn(format!("ready/{resource}"), Restart::UntilDone(RESTART), move |stop| {
+            let (guard, writer) = (guard.clone(), writer.clone());
+            async move {
+                if stop.run_until_cancelled(writer.wait_synced()).await.is_some() {
+                    guard.ready();
+                }
+                Ok::<(), Infallible>(())
+            }
+        });
+    }
+    spawn_bootstrap(tasks, readiness.clone(), board.clone());
+
+    let heartbeat = announce::heartbeat_writer(config.lease_ttl);
+    spawn_writer(tasks, "write/heartbeat", &store, &heartbeat);
+    tasks.spawn("heartbeat", Restart::WithBackoff(RESTART), move |stop| {
+        let beat = announce::beat(heartbeat.clone(), stop);
+        async move {
+            beat.await;
+            Ok::<(), Infallible>(())
+        }
+    });
+
+    let (readable, readable_news) = watch::channel(ExportsReadable::default());
+    let announcement = announce::config_writer(&config.local, config.lease_ttl);
+    spawn_writer(tasks, "write/cluster-config", &store, &announcement);
+    let (local, mcs_api) = (config.local.clone(), config.mcs_api);
+    tasks.spawn("announce", Restart::WithBackoff(RESTART), move |stop| {
+        let (local, store, writer) = (local.clone(), Arc::clone(&store), announcement.clone());
+        let announce = announce::announce(local, mcs_api, store, writer, readable_news.clone(), stop);
+        async move {
+            announce.await;
+            Ok::<(), Infallible>(())
+        }
+    });
+
+    let context = Context { config: Arc::new(config), client: kube, board: board.clone(), writers, readable };
+    tasks.spawn("export", Restart::WithBackoff(RESTART), move |stop| round::run(context.clone(), stop));
+    Ok(Handle { board })
+}
+
+fn writer(local: &LocalCluster, resource: Resource, lease_ttl: Duration) -> SyncWriter {
+    let canary = resource.canary(Form::State, &local.name);
+    SyncWriter::new(WriterConfig {
+        canary: Some((Bytes::from(canary), announce::timestamp)),
+        lease_ttl: Some(lease_ttl),
+        ..WriterConfig::new(resource.prefix(Form::State, &local.name))
+    })
+}
+
+fn spawn_writer(tasks: &Spawner, name: &str, store: &Arc<dyn Client>, writer: &SyncWriter) {
+    let (store, writer) = (Arc::clone(store), writer.clone());
+    tasks.spawn(name, Restart::WithBackoff(RESTART), move |stop| {
+        let (store, writer) = (Arc::clone(&store), writer.clone());
+        async move { writer.run(&*store, &stop).await }
+    });
+}
+
+fn spawn_bootstrap(tasks: &Spawner, readiness: Readiness, board: Board) {
+    let began = Instant::now();
+    tasks.spawn("bootstrap", Restart::UntilDone(RESTART), move |stop| {
+        let (readiness, board) = (readiness.clone(), board.clone());
+        async move {
+            if stop.run_until_cancelled(readiness.wait()).await.is_some() {
+                let elapsed = began.elapsed();
+                tracing::info!(?elapsed, "everything is written, peers may read");
+                board.bootstrapped(elapsed.as_secs_f64());
+            }
+            Ok::<(), Infallible>(())
+        }
+    });
+}

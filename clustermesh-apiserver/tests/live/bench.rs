@@ -1,0 +1,236 @@
+//! A real API server, an embedded store, and exporters between them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clustermesh_apiserver::{Config, Handle, Status, start};
+use futures::StreamExt;
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use kvstore::{Client as _, EmbeddedClient, Event, KeyRange, Revision, Store, StoreConfig};
+use mesh_runtime::{Readiness, Supervisor};
+use mesh_types::LocalCluster;
+use prometheus_client::registry::Registry;
+use serde::Deserialize as _;
+use serde_json::Value;
+
+use crate::server::ApiServer;
+
+/// What does not come within this does not come.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Kinds that the tests make: group, version, plural.
+const KINDS: [(&str, &str, &str, &str); 12] = [
+    ("CustomResourceDefinition", "apiextensions.k8s.io", "v1", "customresourcedefinitions"),
+    ("Namespace", "", "v1", "namespaces"),
+    ("Node", "", "v1", "nodes"),
+    ("Pod", "", "v1", "pods"),
+    ("ConfigMap", "", "v1", "configmaps"),
+    ("Service", "", "v1", "services"),
+    ("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices"),
+    ("CiliumNode", "cilium.io", "v2", "ciliumnodes"),
+    ("CiliumIdentity", "cilium.io", "v2", "ciliumidentities"),
+    ("CiliumEndpoint", "cilium.io", "v2", "ciliumendpoints"),
+    ("CiliumEndpointSlice", "cilium.io", "v2alpha1", "ciliumendpointslices"),
+    ("ServiceExport", "multicluster.x-k8s.io", "v1beta1", "serviceexports"),
+];
+
+pub(crate) struct Bench {
+    pub(crate) server: ApiServer,
+    pub(crate) kube: kube::Client,
+    pub(crate) store: EmbeddedClient,
+}
+
+/// An exporter that is running.
+pub(crate) struct Running {
+    tasks: Supervisor,
+    pub(crate) readiness: Readiness,
+    handle: Handle,
+}
+
+pub(crate) fn new_store() -> EmbeddedClient {
+    let store: Arc<Store> = Store::new(StoreConfig::default());
+    store.client()
+}
+
+/// The configuration of cluster `west`, id 3.
+pub(crate) fn config() -> Config {
+    Config::new(LocalCluster::new("west", 3, 255).expect("name and id are right"))
+}
+
+impl Bench {
+    pub(crate) async fn start() -> Result<Self> {
+        let server = ApiServer::start().await?;
+        let kube = server.config().client().await?;
+        Ok(Self { server, kube, store: new_store() })
+    }
+
+    /// Starts an exporter into `store`.
+    pub(crate) fn export(&self, config: Config, store: &EmbeddedClient) -> Result<Running> {
+        let (tasks, readiness) = (Supervisor::new(Duration::from_secs(10)), Readiness::new());
+        let store = Arc::new(store.clone());
+        let mut metrics = Registry::default();
+        let handle = start(config, self.kube.clone(), store, &tasks.spawner(), &readiness, &mut metrics)?;
+        Ok(Running { tasks, readiness, handle })
+    }
+
+    fn api(&self, kind: &str, namespace: &str) -> Api<DynamicObject> {
+        let known = KINDS.iter().find(|known| known.0 == kind);
+        let (kind, group, version, plural) = *known.unwrap_or_else(|| panic!("{kind} is not in the table"));
+        let resource =
+            ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
+        match namespace {
+            "" => Api::all_with(self.kube.clone(), &resource),
+            namespace => Api::namespaced_with(self.kube.clone(), namespace, &resource),
+        }
+    }
+
+    /// Makes an object, or makes it so.
+    pub(crate) async fn apply(&self, mut object: Value) -> Result<()> {
+        let text =
+            |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (kind, name, namespace) = (text("/kind"), text("/metadata/name"), text("/metadata/namespace"));
+        let api = self.api(&kind, &namespace);
+        let built_in = KINDS.iter().any(|known| known.0 == kind && !known.1.ends_with(".io"));
+        let has_status_resource = kind == "Pod" || kind == "Node";
+        object["apiVersion"] = KINDS
+            .iter()
+            .find(|known| known.0 == kind)
+            .map(|known| if known.1.is_empty() { known.2.into() } else { format!("{}/{}", known.1, known.2) })
+            .unwrap_or_default()
+            .into();
+        let params = PatchParams::apply("test").force();
+        let context = || format!("apply {kind} {name} (built in: {built_in})");
+        api.patch(&name, &params, &Patch::Apply(&object)).await.with_context(context)?;
+        if has_status_resource && object.get("status").is_some() {
+            api.patch_status(&name, &params, &Patch::Apply(&object)).await.with_context(context)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn apply_all(&self, objects: impl IntoIterator<Item = Value>) -> Result<()> {
+        for object in objects {
+            self.apply(object).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn delete(&self, kind: &str, namespace: &str, name: &str) -> Result<()> {
+        let params = DeleteParams::default().grace_period(0);
+        self.api(kind, namespace).delete(name, &params).await.with_context(|| format!("delete {name}"))?;
+        Ok(())
+    }
+
+    /// Replaces an object by itself without some field, which an apply cannot take from another manager.
+    pub(crate) async fn objects(&self, kind: &str, namespace: &str) -> Result<Vec<DynamicObject>> {
+        Ok(self.api(kind, namespace).list(&Default::default()).await?.items)
+    }
+
+    /// Installs definitions and waits until their kinds are served.
+    pub(crate) async fn install(&self, file: &str) -> Result<()> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        for document in serde_yaml_ng::Deserializer::from_str(&text) {
+            let definition = Value::deserialize(document)?;
+            let kind =
+                definition.pointer("/spec/names/kind").and_then(Value::as_str).context("kind")?.to_owned();
+            self.apply(definition).await?;
+            let served = async {
+                while self.objects(&kind, "").await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, served).await.with_context(|| format!("{kind} is not served"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Running {
+    pub(crate) async fn ready(&self) -> Result<()> {
+        let ready = tokio::time::timeout(PATIENCE, self.readiness.wait()).await;
+        ready.with_context(|| format!("not ready: {:?}\n{:#?}", self.readiness.pending(), self.status()))
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        self.handle.status()
+    }
+
+    /// Reason codes of an object.
+    pub(crate) fn reasons(&self, object: &str) -> Vec<&'static str> {
+        let rows = self.status().withheld.into_iter().filter(|row| row.object == object);
+        rows.map(|row| row.reason.code()).collect()
+    }
+
+    pub(crate) async fn stop(self) -> Result<()> {
+        Ok(self.tasks.until(std::future::ready(())).await?)
+    }
+}
+
+/// Everything below `prefix`, relative to it.
+pub(crate) async fn keys(store: &EmbeddedClient, prefix: &str) -> Result<BTreeMap<String, String>> {
+    let page = store.list(&KeyRange::prefix(prefix.to_owned()), 0, None).await?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok(page.kvs.iter().map(|kv| (text(&kv.key[prefix.len()..]), text(&kv.value))).collect())
+}
+
+/// Names below `prefix`.
+pub(crate) async fn names(store: &EmbeddedClient, prefix: &str) -> Result<BTreeSet<String>> {
+    Ok(keys(store, prefix).await?.into_keys().collect())
+}
+
+/// Waits until what is below `prefix` is as `wanted` says; looks again at every change of the store.
+pub(crate) async fn until(
+    store: &EmbeddedClient,
+    prefix: &str,
+    what: &str,
+    wanted: impl Fn(&BTreeMap<String, String>) -> bool,
+) -> Result<BTreeMap<String, String>> {
+    let reached = async {
+        let from = store.status().await?.revision.next();
+        let mut changes = store.watch(KeyRange::all(), from).await?;
+        loop {
+            let found = keys(store, prefix).await?;
+            if wanted(&found) {
+                return Ok(found);
+            }
+            changes.next().await.context("the watch ended")??;
+        }
+    };
+    match tokio::time::timeout(PATIENCE, reached).await {
+        Ok(found) => found,
+        Err(_late) => {
+            let found = keys(store, prefix).await?;
+            anyhow::bail!("{what} does not come; below {prefix} is {found:#?}")
+        }
+    }
+}
+
+/// Waits until the names below `prefix` are these.
+pub(crate) async fn until_names(store: &EmbeddedClient, prefix: &str, wanted: &[&str]) -> Result<()> {
+    let wanted: BTreeSet<_> = wanted.iter().map(|name| (*name).to_owned()).collect();
+    let same = |found: &BTreeMap<String, String>| found.keys().eq(wanted.iter());
+    until(store, prefix, &format!("{wanted:?}"), same).await?;
+    Ok(())
+}
+
+/// Keys that were deleted since `from`.
+pub(crate) async fn deleted_since(store: &EmbeddedClient, from: Revision) -> Result<Vec<String>> {
+    let now = store.status().await?.revision;
+    let mut changes = store.watch(KeyRange::all(), from.next()).await?;
+    let (mut deleted, mut seen) = (Vec::new(), from);
+    while seen < now {
+        let batch = changes.next().await.context("the watch ended")??;
+        for event in &batch.events {
+            if let Event::Delete { key, .. } = event {
+                deleted.push(String::from_utf8_lossy(key).into_owned());
+            }
+        }
+        ensure!(batch.revision > seen || batch.events.is_empty(), "revisions go on");
+        seen = batch.revision;
+    }
+    Ok(deleted)
+}
