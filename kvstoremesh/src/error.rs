@@ -39,7 +39,11 @@ fn reason(error: &Error) -> Reason {
     match error {
         Error::PermissionDenied | Error::Unauthenticated(_) => Reason::PermissionDenied,
         Error::ClusterChanged { .. } => Reason::StoreReplaced,
-        Error::Credentials(CredentialsError::Endpoint { .. }) => Reason::PeerConfigInvalid,
+        Error::Credentials(CredentialsError::Endpoint { .. } | CredentialsError::NoCa { .. }) => {
+            Reason::PeerConfigInvalid
+        }
+        // Files are read again at every connect, so they may be what is below any failure.
+        error if any_cause(error, &<dyn StdError>::is::<CredentialsError>) => Reason::CertificateUnusable,
         Error::Credentials(_) => Reason::CertificateUnusable,
         error if is_tls(error) => Reason::TlsFailed,
         Error::LeaseNotFound(_)
@@ -59,19 +63,18 @@ fn reason(error: &Error) -> Reason {
 /// A refused client certificate is only heard of when the first answer is read, and by then HTTP/2 has turned the
 /// error into text.
 fn is_tls(error: &(dyn StdError + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error.is::<rustls::Error>() {
-            return true;
-        }
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if inner.is_some_and(|inner| is_tls(inner)) {
-            return true;
-        }
-        cause = error.source();
-    }
-    let text = Chain(error).to_string();
-    ["received fatal alert", "invalid peer certificate"].iter().any(|words| text.contains(words))
+    let text = || Chain(error).to_string();
+    any_cause(error, &<dyn StdError>::is::<rustls::Error>)
+        || ["received fatal alert", "invalid peer certificate"].iter().any(|words| text().contains(words))
+}
+
+/// Whether the error or one behind it is of a kind.
+fn any_cause(error: &(dyn StdError + 'static), is: &dyn Fn(&(dyn StdError + 'static)) -> bool) -> bool {
+    // An I/O error passes over the error that it wraps when it is asked for its source.
+    let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    is(error)
+        || wrapped.is_some_and(|inner| any_cause(inner, is))
+        || error.source().is_some_and(|source| any_cause(source, is))
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ mod status;
 pub use board::Board;
 pub use config::{DirectoryError, RejectedFile};
 pub use mesh::Mesh;
-pub use remote::Dial;
+pub use remote::{Dial, EtcdDial};
 pub use resource::Mirrored;
 pub use settings::Settings;
 pub use status::{

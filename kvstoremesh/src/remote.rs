@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use kvstore::sync::{Change, FollowError, Follower};
-use kvstore::{Client, Error, EtcdConfig, EtcdConfigFile, KeyRange};
+use kvstore::{Client, Error, EtcdClient, EtcdConfig, EtcdConfigFile, KeyRange};
 use mesh_runtime::jitter;
 use mesh_types::{ClusterConfig, ClusterName, Form, Peer, Reason, Rejection, key};
 use tokio::sync::{mpsc, watch};
@@ -45,6 +45,16 @@ const QUEUE: usize = 4;
 pub trait Dial: Send + Sync + 'static {
     /// A new client, which stays with the store that answers it first.
     fn dial<'a>(&'a self, config: &'a EtcdConfig) -> BoxFuture<'a, Result<Arc<dyn Client>, Error>>;
+}
+
+/// Over the network, with the certificates that the configuration names.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EtcdDial;
+
+impl Dial for EtcdDial {
+    fn dial<'a>(&'a self, config: &'a EtcdConfig) -> BoxFuture<'a, Result<Arc<dyn Client>, Error>> {
+        Box::pin(async move { Ok(Arc::new(EtcdClient::new(config.clone())?) as Arc<dyn Client>) })
+    }
 }
 
 /// The reading side of one remote cluster.

@@ -4,3 +4,5 @@
 mod bed;
 mod directory;
 mod mirror;
+mod servers;
+mod tls;
