@@ -169,7 +169,8 @@ impl Observer {
                 }
                 Change::ListDone { .. } => self.tell(Event::Store(StoreEvent::Listed)).await?,
                 Change::Lost { error } => {
-                    self.tell(Event::Store(StoreEvent::Lost(Chain(&*error).to_string()))).await?;
+                    let error = Chain(&*error).to_string();
+                    self.tell(Event::Store(StoreEvent::Lost(error))).await?;
                 }
                 Change::Resumed { .. } => self.tell(Event::Store(StoreEvent::Resumed)).await?,
             }
