@@ -5,6 +5,7 @@
 
 mod memory;
 mod nft;
+mod task;
 
 use std::net::IpAddr;
 
@@ -14,6 +15,8 @@ use mesh_types::Reason;
 use crate::services::{MergedServices, Protocol, ServiceName};
 
 pub use memory::Memory;
+pub(crate) use task::run;
+pub use task::MakeDatapath;
 pub use nft::{Nft, NftOptions, NftScope, Ruleset, TABLE};
 
 /// Something that translates service addresses to backends.

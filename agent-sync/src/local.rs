@@ -1,5 +1,7 @@
 //! Objects of the local Kubernetes API, as far as the agent reads them. Pure.
 
+mod watch;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,6 +16,9 @@ use serde::Deserialize;
 use crate::services::{
     Backend, BackendState, LocalService, LocalSlice, Names, Protocol, ServiceName, ServicePort,
 };
+
+pub use watch::Seen;
+pub(crate) use watch::{cilium_node, node, services, slices};
 
 /// EndpointSlice: the Service that it belongs to.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";

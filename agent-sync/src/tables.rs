@@ -8,7 +8,7 @@ use mesh_types::{ClusterName, Labels, LocalCluster, Node, NumericIdentity, Reaso
 
 use crate::ipcache::{Claimant, Entry, Ipcache, NodeOptions, Source, contributions};
 use crate::local::OwnNode;
-use crate::observe::{ClusterEvent, Event, Item, ItemKey, KINDS, Standing, StoreEvent};
+use mesh_observe::{ClusterEvent, Event, Item, ItemKey, KINDS, Standing, StoreEvent};
 use crate::rejected::{Rejected, RejectedKey};
 use crate::services::{LocalService, LocalSlice, ServiceName, ServiceTable};
 
@@ -367,6 +367,8 @@ impl Tables {
                 let name = ServiceName::new(&service.namespace, &service.name);
                 self.services.set_remote(&name, cluster, Some(&service))
             }
+            // Not among the kinds that an agent asks for.
+            Item::ServiceExport(_) => false,
         }
     }
 
@@ -382,6 +384,7 @@ impl Tables {
             ItemKey::Ip(prefix) => self.ipcache.remove_endpoint(cluster, *prefix),
             ItemKey::Identity(id) => self.identities.remove(id).is_some(),
             ItemKey::Service(name) => self.services.set_remote(name, cluster, None),
+            ItemKey::ServiceExport(_) => false,
         }
     }
 
@@ -439,6 +442,11 @@ impl Tables {
     /// What was rejected since the last call and is worth a line in the log: each key once per reason.
     pub fn take_news(&mut self) -> Vec<(RejectedKey, Rejection)> {
         std::mem::take(&mut self.news)
+    }
+
+    /// Computes the services that were touched; returns whether one changed.
+    pub fn settle_services(&mut self) -> bool {
+        !self.services.settle().is_empty()
     }
 
     /// What has not been complete once: names for `/readyz` and `status`.
