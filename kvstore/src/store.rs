@@ -213,7 +213,11 @@ impl Store {
         Ok(written.1)
     }
 
-    pub(crate) fn compact(&self, revision: i64) -> Result<i64, Refusal> {
+    /// Makes everything before `revision` unreadable; the memory follows soon. Returns the revision of the store.
+    ///
+    /// # Errors
+    /// [`Refusal::CompactedAlready`], [`Refusal::Future`].
+    pub fn compact(&self, revision: i64) -> Result<i64, Refusal> {
         let mut keyspace = self.lock();
         keyspace.compact(revision)?;
         let revision = keyspace.revision();

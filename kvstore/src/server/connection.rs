@@ -32,7 +32,6 @@ const WINDOW: u32 = 1 << 20;
 /// Who is at the other end.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
-    pub(crate) address: std::net::SocketAddr,
     /// Common name of the verified client certificate.
     pub(crate) common_name: Option<Arc<str>>,
 }
@@ -49,7 +48,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, socket: TcpStream, tls: bool, sto
                 let session = stream.get_ref().1;
                 let common_name = session.peer_certificates().and_then(|chain| common_name(chain.first()?));
                 let http2 = session.alpn_protocol() != Some(b"http/1.1");
-                let peer = Peer { address, common_name };
+                let peer = Peer { common_name };
                 if http2 {
                     http2_on(shared, stream, peer, stop).await
                 } else {
@@ -68,7 +67,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, socket: TcpStream, tls: bool, sto
             }
         }
     } else {
-        let peer = Peer { address, common_name: None };
+        let peer = Peer { common_name: None };
         match is_http2(&socket).await {
             true => http2_on(shared, socket, peer, stop).await,
             false => http1::serve(shared, socket, stop).await,
@@ -160,7 +159,8 @@ fn call(
 ) -> BoxFuture<'static, ()> {
     let (parts, body) = request.into_parts();
     if !route::is_grpc(&parts) {
-        return http1::answer_http2(Arc::clone(shared), parts, respond).boxed();
+        http1::answer_http2(shared, &parts, respond);
+        return std::future::ready(()).boxed();
     }
     let incoming = Incoming::new(body, shared.limits.message_bytes());
     let caller = route::Caller::new(Arc::clone(peer), &parts);

@@ -33,12 +33,8 @@ where
 }
 
 /// The same over HTTP/2, for a client that negotiated it.
-pub(crate) async fn answer_http2(
-    shared: Arc<Shared>,
-    parts: Parts,
-    mut respond: h2::server::SendResponse<Bytes>,
-) {
-    let (head, body) = answer(&shared, &parts.method, parts.uri.path(), parts.uri.query()).into_parts();
+pub(crate) fn answer_http2(shared: &Shared, parts: &Parts, mut respond: h2::server::SendResponse<Bytes>) {
+    let (head, body) = answer(shared, &parts.method, parts.uri.path(), parts.uri.query()).into_parts();
     if let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), false) {
         let _peer_may_be_gone = stream.send_data(body, true);
     }
