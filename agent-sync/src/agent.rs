@@ -16,9 +16,9 @@ use crate::engine::{Engine, Handle};
 use crate::ipcache::NodeOptions;
 use crate::local::{self, Seen};
 use crate::metrics;
-use mesh_observe::{Dial, Observer, ObserverSettings};
 use crate::publish;
 use crate::tables::{LocalEvent, Tables};
+use mesh_observe::{Dial, Observer, ObserverSettings};
 
 /// Batches of events that wait for the tables; when it is full the watches wait, and the store bounds the rest.
 const QUEUE: usize = 64;
@@ -130,12 +130,15 @@ pub fn start(
             view.summary.public_key = Some(public_key.clone());
         });
         let view = wireguard_view;
-        let encrypt = Encrypt { settings: encrypt, key, handle: handle.clone(), addresses: outputs.addresses, view };
+        let encrypt =
+            Encrypt { settings: encrypt, key, handle: handle.clone(), addresses: outputs.addresses, view };
         tasks.spawn("wireguard", Restart::WithBackoff(BACKOFF), move |stop| encrypt.clone().run(stop));
         if let Some(client) = &client {
             let (cilium_in, cilium_seen) = watch::channel(Seen::Unknown);
             let (watcher, name) = (client.clone(), Arc::clone(&settings.node));
-            tasks.spawn_once("kubernetes/CiliumNode", |stop| local::cilium_node(watcher, name, cilium_in, stop));
+            tasks.spawn_once("kubernetes/CiliumNode", |stop| {
+                local::cilium_node(watcher, name, cilium_in, stop)
+            });
             let (client, name) = (client.clone(), Arc::clone(&settings.node));
             tasks.spawn_once("wireguard-key", |stop| {
                 publish::run(client, name, public_key, cilium_seen, node_seen, published, stop)

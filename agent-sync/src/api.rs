@@ -97,7 +97,12 @@ impl Api {
     ///
     /// # Errors
     /// The listener fails.
-    pub(crate) async fn serve(self, listener: UnixListener, path: PathBuf, stop: CancellationToken) -> io::Result<()> {
+    pub(crate) async fn serve(
+        self,
+        listener: UnixListener,
+        path: PathBuf,
+        stop: CancellationToken,
+    ) -> io::Result<()> {
         let router = Router::new()
             .route("/v1/status", get(status))
             .route("/v1/nodes", table(render::nodes))

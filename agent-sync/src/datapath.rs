@@ -15,9 +15,9 @@ use mesh_types::Reason;
 use crate::services::{MergedServices, Protocol, ServiceName};
 
 pub use memory::Memory;
-pub(crate) use task::run;
-pub use task::MakeDatapath;
 pub use nft::{Nft, NftOptions, NftScope, Ruleset, TABLE};
+pub use task::MakeDatapath;
+pub(crate) use task::run;
 
 /// Something that translates service addresses to backends.
 #[async_trait]

@@ -161,7 +161,8 @@ impl Encrypt {
     /// Waits until Kubernetes has told this node's addresses.
     async fn own_addresses(&mut self) -> Vec<IpAddr> {
         loop {
-            let own = self.handle.read(|tables| tables.own_node.as_ref().map(|own| own.addresses.clone())).await;
+            let own =
+                self.handle.read(|tables| tables.own_node.as_ref().map(|own| own.addresses.clone())).await;
             match own.flatten() {
                 Some(own) if !own.is_empty() => return own,
                 Some(_) | None => {
@@ -277,8 +278,8 @@ mod tests {
     use super::*;
     use crate::ipcache::NodeOptions;
     use crate::local::OwnNode;
-    use mesh_observe::{ClusterEvent, Event, Item};
     use crate::tables::LocalEvent;
+    use mesh_observe::{ClusterEvent, Event, Item};
     use mesh_types::{Cidr, IpIdentityPair, LocalCluster, NodeAddress};
 
     fn key(byte: u8) -> PublicKey {
@@ -294,7 +295,8 @@ mod tests {
             wireguard_key: None,
         };
         tables.apply_local(LocalEvent::OwnNode(Some(Box::new(own))));
-        let address = NodeAddress { address_type: "InternalIP".to_owned(), ip: Some("192.0.2.7".parse().unwrap()) };
+        let address =
+            NodeAddress { address_type: "InternalIP".to_owned(), ip: Some("192.0.2.7".parse().unwrap()) };
         let node = Node {
             name: "n7".to_owned(),
             ip_addresses: vec![address],
@@ -355,7 +357,8 @@ mod tests {
         device.apply(&[stale]).unwrap();
         let plan = planned(&tables(&key(7).to_string()));
         carry_out(&mut device, &plan, false).unwrap();
-        let peers = |device: &mut wireguard::Memory| device.tables().unwrap().peers.into_keys().collect::<Vec<_>>();
+        let peers =
+            |device: &mut wireguard::Memory| device.tables().unwrap().peers.into_keys().collect::<Vec<_>>();
         assert_eq!(peers(&mut device), [key(7), key(9)]);
         carry_out(&mut device, &plan, true).unwrap();
         assert_eq!(peers(&mut device), [key(7)]);

@@ -12,9 +12,9 @@ use tracing::{info, warn};
 
 use crate::api::render;
 use crate::api::schema::Status;
-use mesh_observe::Event;
 use crate::services::MergedServices;
 use crate::tables::{LocalEvent, Tables};
+use mesh_observe::Event;
 
 /// Batches of events that are taken together before anything is computed from them.
 const TAKE: usize = 32;
@@ -33,7 +33,10 @@ pub struct Handle {
 
 impl Handle {
     /// What `read` makes of the tables, between two changes of them; `None` if the agent is shutting down.
-    pub async fn read<R: Send + 'static>(&self, read: impl FnOnce(&Tables) -> R + Send + 'static) -> Option<R> {
+    pub async fn read<R: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Tables) -> R + Send + 'static,
+    ) -> Option<R> {
         let (answer, answered) = oneshot::channel();
         let question: Question = Box::new(move |tables| {
             // Whoever asked may have gone; then nobody wants the answer.
@@ -46,35 +49,35 @@ impl Handle {
 
 /// The services that shall be in effect.
 #[derive(Clone, Debug, Default)]
-pub struct DesiredServices {
+pub(crate) struct DesiredServices {
     /// All of them.
-    pub services: Arc<MergedServices>,
+    pub(crate) services: Arc<MergedServices>,
     /// They are all there are: what is not among them may be taken away.
-    pub complete: bool,
+    pub(crate) complete: bool,
 }
 
 /// A sign that nodes or addresses changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Addresses {
+pub(crate) struct Addresses {
     /// Grows with each change.
-    pub revision: u64,
+    pub(crate) revision: u64,
     /// They are all there are: what is not among them may be taken away.
-    pub complete: bool,
+    pub(crate) complete: bool,
 }
 
 /// Receivers of what the tables amount to.
 #[derive(Clone, Debug)]
-pub struct Outputs {
+pub(crate) struct Outputs {
     /// For the datapath.
-    pub services: watch::Receiver<DesiredServices>,
+    pub(crate) services: watch::Receiver<DesiredServices>,
     /// For encryption.
-    pub addresses: watch::Receiver<Addresses>,
+    pub(crate) addresses: watch::Receiver<Addresses>,
     /// For metrics and `status`; as fresh as [`STATUS_INTERVAL`].
-    pub status: watch::Receiver<Arc<Status>>,
+    pub(crate) status: watch::Receiver<Arc<Status>>,
 }
 
 /// The task.
-pub struct Engine {
+pub(crate) struct Engine {
     tables: Tables,
     events: mpsc::Receiver<Vec<Event>>,
     local: mpsc::Receiver<Vec<LocalEvent>>,
@@ -90,7 +93,7 @@ pub struct Engine {
 
 impl Engine {
     /// An engine for `tables`; it says `ready` when all is complete or `sync_timeout` is over.
-    pub fn new(
+    pub(crate) fn new(
         tables: Tables,
         events: mpsc::Receiver<Vec<Event>>,
         local: mpsc::Receiver<Vec<LocalEvent>>,
@@ -121,7 +124,7 @@ impl Engine {
     ///
     /// # Errors
     /// None.
-    pub async fn run(mut self, stop: CancellationToken) -> Result<(), std::convert::Infallible> {
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), std::convert::Infallible> {
         let give_up = Instant::now() + self.sync_timeout;
         let mut given_up = false;
         let mut next_status: Option<Instant> = None;

@@ -131,8 +131,9 @@ impl Ipcache {
             NumericIdentity::HOST => NumericIdentity::REMOTE_NODE,
             identity => identity,
         };
-        let has_pod =
-            !record.k8s_namespace.is_empty() || !record.k8s_pod_name.is_empty() || !record.named_ports.is_empty();
+        let has_pod = !record.k8s_namespace.is_empty()
+            || !record.k8s_pod_name.is_empty()
+            || !record.named_ports.is_empty();
         let pod = has_pod.then(|| {
             Box::new(Pod {
                 namespace: record.k8s_namespace.as_str().into(),

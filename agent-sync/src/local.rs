@@ -94,7 +94,8 @@ pub fn service(json: &str) -> Result<LocalService, DecodeError> {
 pub fn slice(namespace: &str, json: &str) -> Result<Option<LocalSlice>, DecodeError> {
     let Slice { metadata, endpoints, ports } = serde_json::from_str(json)?;
     let label = |key: &str| metadata.labels.0.get(key).map(String::as_str).filter(|value| !value.is_empty());
-    let (Some(service), false) = (label(SERVICE_NAME_LABEL), label(MANAGED_BY_LABEL) == Some(IMPORTER)) else {
+    let (Some(service), false) = (label(SERVICE_NAME_LABEL), label(MANAGED_BY_LABEL) == Some(IMPORTER))
+    else {
         return Ok(None);
     };
     let mut reasons = BTreeSet::new();
@@ -362,8 +363,11 @@ mod tests {
         let read = slice_of(&json!({SERVICE_NAME_LABEL: "cart"})).unwrap();
         assert_eq!(read.service, ServiceName::new("shop", "cart"));
         assert_eq!(read.reasons, [Reason::AddressInvalid, Reason::PortUnusable].into());
-        let backends: Vec<_> =
-            read.backends.iter().map(|b| (b.address.to_string(), b.port, b.state, b.node.is_some())).collect();
+        let backends: Vec<_> = read
+            .backends
+            .iter()
+            .map(|b| (b.address.to_string(), b.port, b.state, b.node.is_some()))
+            .collect();
         assert_eq!(
             backends,
             [

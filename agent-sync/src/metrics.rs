@@ -33,8 +33,12 @@ impl Collector for Series {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let status = Arc::clone(&self.status.borrow());
         let count = i64::try_from(status.clusters.len()).unwrap_or(i64::MAX);
-        let metric =
-            encoder.encode_descriptor("clustermesh_remote_clusters", "Known remote clusters", None, MetricType::Gauge)?;
+        let metric = encoder.encode_descriptor(
+            "clustermesh_remote_clusters",
+            "Known remote clusters",
+            None,
+            MetricType::Gauge,
+        )?;
         ConstGauge::new(count).encode(metric)?;
         for (name, help, value) in per_cluster() {
             let mut series = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
@@ -84,14 +88,19 @@ type PerCluster = (&'static str, &'static str, fn(&ClusterStatus) -> i64);
 
 fn per_cluster() -> [PerCluster; 7] {
     fn entries(cluster: &ClusterStatus, kind: &str) -> i64 {
-        let entries = cluster.kinds.iter().find(|status| status.kind == kind).map_or(0, |status| status.entries);
+        let entries =
+            cluster.kinds.iter().find(|status| status.kind == kind).map_or(0, |status| status.entries);
         i64::try_from(entries).unwrap_or(i64::MAX)
     }
     [
-        ("clustermesh_remote_cluster_last_failure_ts", "When contact was last lost, in seconds since 1970", |cluster| {
-            let at = cluster.last_failure.as_deref().and_then(|at| at.parse::<Timestamp>().ok());
-            at.map_or(0, Timestamp::as_second)
-        }),
+        (
+            "clustermesh_remote_cluster_last_failure_ts",
+            "When contact was last lost, in seconds since 1970",
+            |cluster| {
+                let at = cluster.last_failure.as_deref().and_then(|at| at.parse::<Timestamp>().ok());
+                at.map_or(0, Timestamp::as_second)
+            },
+        ),
         ("clustermesh_remote_cluster_readiness_status", "Whether the cluster is ready", |cluster| {
             i64::from(cluster.ready)
         }),
@@ -101,8 +110,12 @@ fn per_cluster() -> [PerCluster; 7] {
         // Services are never revoked by time here; the series is there for dashboards that expect it.
         ("clustermesh_remote_cluster_cache_revocations", "How often services were revoked by time", |_| 0),
         ("clustermesh_remote_cluster_nodes", "Nodes of the cluster", |cluster| entries(cluster, "nodes")),
-        ("clustermesh_remote_cluster_services", "Services of the cluster", |cluster| entries(cluster, "services")),
-        ("clustermesh_remote_cluster_endpoints", "Addresses of the cluster", |cluster| entries(cluster, "ip")),
+        ("clustermesh_remote_cluster_services", "Services of the cluster", |cluster| {
+            entries(cluster, "services")
+        }),
+        ("clustermesh_remote_cluster_endpoints", "Addresses of the cluster", |cluster| {
+            entries(cluster, "ip")
+        }),
     ]
 }
 
@@ -132,7 +145,8 @@ mod tests {
         let totals = Totals { rejections: vec![count], ..Totals::default() };
         let status = Status { clusters: vec![east], totals, ..Status::default() };
         let (_status, status) = watch::channel(Arc::new(status));
-        let (_datapath, datapath) = watch::channel(DatapathStatus { frontends: 5, ..DatapathStatus::default() });
+        let (_datapath, datapath) =
+            watch::channel(DatapathStatus { frontends: 5, ..DatapathStatus::default() });
         let mut registry = Registry::with_prefix("cilium");
         register(&mut registry, status, datapath);
         let text = mesh_runtime::encode(&registry);

@@ -4,9 +4,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::core::ApiResource;
-use kube::Client;
 use mesh_runtime::{Backoff, Chain, jitter};
 use mesh_types::WIREGUARD_KEY_ANNOTATION;
 use tokio::sync::watch;
@@ -77,7 +77,9 @@ async fn keep(
     let mut retry = RETRY.retry();
     loop {
         let next = step(&cilium_node.borrow_and_update(), &node.borrow_and_update(), key);
-        published.send_if_modified(|published| std::mem::replace(published, next == Step::Done) != (next == Step::Done));
+        published.send_if_modified(|published| {
+            std::mem::replace(published, next == Step::Done) != (next == Step::Done)
+        });
         let changed = async {
             tokio::select! {
                 changed = cilium_node.changed() => changed,

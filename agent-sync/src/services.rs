@@ -18,9 +18,9 @@ use std::sync::Arc;
 use mesh_types::{ClusterName, ClusterService};
 
 pub use backend::{Backend, BackendState, PortNames, Protocol};
-pub use mesh_types::ServiceName;
 pub(crate) use merge::Names;
 pub use merge::{Frontend, LocalService, LocalSlice, MergedService, Origin, ServicePort, Share};
+pub use mesh_types::ServiceName;
 pub use select::Verdict;
 
 use merge::{Inputs, RemoteRecord};

@@ -8,9 +8,9 @@ use mesh_types::{ClusterName, Labels, LocalCluster, Node, NumericIdentity, Reaso
 
 use crate::ipcache::{Claimant, Entry, Ipcache, NodeOptions, Source, contributions};
 use crate::local::OwnNode;
-use mesh_observe::{ClusterEvent, Event, Item, ItemKey, KINDS, Standing, StoreEvent};
 use crate::rejected::{Rejected, RejectedKey};
 use crate::services::{LocalService, LocalSlice, ServiceName, ServiceTable};
+use mesh_observe::{ClusterEvent, Event, Item, ItemKey, KINDS, Standing, StoreEvent};
 
 /// What the local Kubernetes API says.
 #[derive(Debug)]
@@ -145,7 +145,8 @@ impl ClusterView {
 
     /// Accepted, and all kinds are complete and followed.
     pub fn is_ready(&self) -> bool {
-        matches!(self.standing, Standing::Accepted { .. }) && self.kinds_in(|state| state == ViewState::Synced)
+        matches!(self.standing, Standing::Accepted { .. })
+            && self.kinds_in(|state| state == ViewState::Synced)
     }
 
     fn kinds_in(&self, good: impl Fn(ViewState) -> bool) -> bool {
@@ -316,7 +317,10 @@ impl Tables {
 
     fn view(&mut self, name: &ClusterName, kind: Resource, now: Timestamp) -> &mut KindView {
         let unknown = || {
-            ClusterView::new(Standing::Refused(Rejection::new(Reason::NotSynced, "no configuration was seen")))
+            ClusterView::new(Standing::Refused(Rejection::new(
+                Reason::NotSynced,
+                "no configuration was seen",
+            )))
         };
         let cluster = self.clusters.entry(name.clone()).or_insert_with(unknown);
         let view = cluster.kinds.entry(kind).or_default();
@@ -327,7 +331,9 @@ impl Tables {
     fn stands(&mut self, name: ClusterName, standing: Standing, now: Timestamp) {
         let cluster = self.clusters.entry(name).or_insert_with(|| ClusterView::new(standing.clone()));
         cluster.dropped_at = match &standing {
-            Standing::Absent { remaining } if !remaining.is_zero() => cluster.dropped_at.or(now.checked_add(*remaining).ok()),
+            Standing::Absent { remaining } if !remaining.is_zero() => {
+                cluster.dropped_at.or(now.checked_add(*remaining).ok())
+            }
             Standing::Absent { .. } | Standing::Accepted { .. } | Standing::Refused(_) => None,
         };
         if let Standing::Accepted { peer, .. } = &standing {
@@ -391,7 +397,9 @@ impl Tables {
     /// Takes over what the local Kubernetes API says.
     pub fn apply_local(&mut self, event: LocalEvent) {
         match event {
-            LocalEvent::Service(name, service) => self.services.set_service(&name, service.map(|service| *service)),
+            LocalEvent::Service(name, service) => {
+                self.services.set_service(&name, service.map(|service| *service))
+            }
             LocalEvent::Slice { namespace, name, content } => {
                 self.services.set_slice(&namespace, &name, content.map(|content| *content));
             }

@@ -16,42 +16,21 @@
 
 mod cluster;
 mod decode;
+mod dial;
 mod directory;
 mod gate;
 mod observer;
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use futures::future::BoxFuture;
-use kvstore::{Client, Error};
 use mesh_types::{ClusterName, Rejection, Resource};
 
 pub use decode::{Item, ItemKey};
-
-/// The kinds that an agent reads. It never reads service exports.
-pub const KINDS: [Resource; 4] = [Resource::Nodes, Resource::Ip, Resource::Identities, Resource::Services];
-
+pub use dial::{Dial, DialError, StoreFile};
 pub use directory::Standing;
 pub use observer::{Observer, ObserverSettings};
 
-/// How the local store is connected to. Tests put stores of their own behind it.
-pub trait Dial: Send + Sync + 'static {
-    /// A new client, which stays with the store that answers it first.
-    fn dial(&self) -> BoxFuture<'_, Result<Arc<dyn Client>, DialError>>;
-}
-
-/// Why there is no connection to the local store.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DialError {
-    /// The configuration file cannot be used.
-    #[error("configuration of the local store")]
-    Config(#[source] kvstore::ConfigFileError),
-    /// The store does not answer or refuses us.
-    #[error("connect to the local store")]
-    Store(#[source] Error),
-}
+/// The kinds that an agent reads. It never reads service exports.
+pub const KINDS: [Resource; 4] = [Resource::Nodes, Resource::Ip, Resource::Identities, Resource::Services];
 
 /// What a consumer learns from the local store.
 #[derive(Clone, Debug)]

@@ -61,9 +61,12 @@ pub async fn fetch(socket: &Path, path: &str) -> Result<Bytes, ClientError> {
 }
 
 async fn ask(socket: &Path, path: &str) -> Result<Bytes, ClientError> {
-    let stream = UnixStream::connect(socket).await.map_err(|source| match source.kind() {
-        io::ErrorKind::PermissionDenied => ClientError::Denied { path: socket.to_owned() },
-        _any_other => ClientError::NoAgent { path: socket.to_owned(), source },
+    let stream = UnixStream::connect(socket).await.map_err(|source| {
+        if source.kind() == io::ErrorKind::PermissionDenied {
+            ClientError::Denied { path: socket.to_owned() }
+        } else {
+            ClientError::NoAgent { path: socket.to_owned(), source }
+        }
     })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::get(path).header("host", "agent").body(Empty::<Bytes>::new());

@@ -8,9 +8,9 @@ use mesh_types::{ClusterName, Label, Node, Reason};
 
 use super::schema;
 use crate::ipcache::{Claimant, Entry, Source};
-use mesh_observe::{KINDS, Standing};
 use crate::services::{BackendState, Frontend, MergedService, Origin, Protocol};
 use crate::tables::{ClusterView, KindView, Tables, ViewState};
+use mesh_observe::{KINDS, Standing};
 
 /// Which entries of a table are wanted.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
@@ -36,10 +36,8 @@ pub(crate) fn status(tables: &Tables, now: Timestamp) -> schema::Status {
         live: view.live,
         error: view.error.clone(),
     });
-    let rejections = tables.rejected.counts().iter().map(|((cluster, reason), count)| schema::RejectionCount {
-        cluster: cluster.clone(),
-        reason: reason.to_string(),
-        count: *count,
+    let rejections = tables.rejected.counts().iter().map(|((cluster, reason), count)| {
+        schema::RejectionCount { cluster: cluster.clone(), reason: reason.to_string(), count: *count }
     });
     schema::Status {
         cluster: schema::LocalClusterStatus {
@@ -151,7 +149,12 @@ pub(crate) fn ipcache(tables: &Tables, wanted: &Wanted) -> schema::Ipcache {
     let entry = |(prefix, entry): (IpNet, &Entry)| ipcache_record(tables, prefix, entry);
     let entries = match wanted.address {
         Some(address) => tables.ipcache.lookup(address).map(entry).into_iter().collect(),
-        None => tables.ipcache.iter().filter(|(_, entry)| wanted.takes(entry.claimant.cluster())).map(entry).collect(),
+        None => tables
+            .ipcache
+            .iter()
+            .filter(|(_, entry)| wanted.takes(entry.claimant.cluster()))
+            .map(entry)
+            .collect(),
     };
     schema::Ipcache { entries }
 }

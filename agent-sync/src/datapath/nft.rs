@@ -64,7 +64,8 @@ impl Nft {
 
     /// Runs the program with `arguments` and `input`; returns what it printed.
     async fn run(&self, arguments: &[&str], input: &str) -> Result<String, DatapathError> {
-        let (program, first) = self.options.command.split_first().map_or(("nft", &[][..]), |(p, f)| (p.as_str(), f));
+        let (program, first) =
+            self.options.command.split_first().map_or(("nft", &[][..]), |(p, f)| (p.as_str(), f));
         let failed = |source| DatapathError::Program { program: program.to_owned(), source };
         let mut child = Command::new(program)
             .args(first)

@@ -143,7 +143,11 @@ mod tests {
             let fails = self.failures > 0;
             self.failures = self.failures.saturating_sub(1);
             self.log.lock().unwrap().push(if fails { "failed" } else { "written" });
-            if fails { Err(DatapathError::TimedOut(PAUSE)) } else { Ok(Applied { changed: true, ..Applied::default() }) }
+            if fails {
+                Err(DatapathError::TimedOut(PAUSE))
+            } else {
+                Ok(Applied { changed: true, ..Applied::default() })
+            }
         }
         async fn uninstall(&mut self) -> Result<(), DatapathError> {
             Ok(())

@@ -61,7 +61,11 @@ fn a_node_contributes_what_the_table_says() {
     assert_eq!(claims.len(), expected.len());
     for (prefix, identity, host, key, source) in expected {
         let entry = &claims[&net(prefix)];
-        assert_eq!((entry.identity.0, entry.host, entry.key, entry.source), (identity, host, key, source), "{prefix}");
+        assert_eq!(
+            (entry.identity.0, entry.host, entry.key, entry.source),
+            (identity, host, key, source),
+            "{prefix}"
+        );
         assert!(entry.remote_cluster, "{prefix}");
     }
 }
@@ -94,11 +98,16 @@ fn two_clusters_with_one_address_have_the_same_winner_in_any_order() {
         }
         let prefix = net("10.2.0.9");
         assert_eq!(ipcache.get(prefix).unwrap().identity.0, 65_600);
-        let lost: Vec<_> = ipcache.overridden(prefix).map(|(e, why)| (e.claimant.cluster().clone(), why)).collect();
+        let lost: Vec<_> =
+            ipcache.overridden(prefix).map(|(e, why)| (e.claimant.cluster().clone(), why)).collect();
         assert_eq!(lost, [(cluster("west"), Reason::PrefixOverlap)]);
 
         ipcache.remove_endpoint(&cluster("west"), prefix);
-        assert_eq!(ipcache.get(prefix).unwrap().identity.0, 65_600, "the loser's delete removes nothing else");
+        assert_eq!(
+            ipcache.get(prefix).unwrap().identity.0,
+            65_600,
+            "the loser's delete removes nothing else"
+        );
         ipcache.set_endpoint(&cluster("west"), &record("10.2.0.9", 131_100));
         ipcache.remove_endpoint(&cluster("east"), prefix);
         assert_eq!(ipcache.get(prefix).unwrap().identity.0, 131_100, "the other takes its place");
@@ -155,7 +164,8 @@ fn an_exact_address_hides_the_fallback_and_uncovers_it() {
     let east = cluster("east");
     let mut ipcache = Ipcache::default();
     ipcache.set_node(&east, "worker-1", contributions(&east, &node(), NodeOptions::default()));
-    let lookup = |ipcache: &Ipcache, ip: &str| ipcache.lookup(ip.parse().unwrap()).map(|(_, entry)| entry.identity.0);
+    let lookup =
+        |ipcache: &Ipcache, ip: &str| ipcache.lookup(ip.parse().unwrap()).map(|(_, entry)| entry.identity.0);
     assert_eq!(lookup(&ipcache, "10.2.0.77"), Some(2));
     ipcache.set_endpoint(&east, &record("10.2.0.77", 65_600));
     assert_eq!(lookup(&ipcache, "10.2.0.77"), Some(65_600));
@@ -181,7 +191,11 @@ fn a_node_update_withdraws_what_it_no_longer_has() {
 fn equally_named_nodes_of_two_clusters_do_not_touch_each_other() {
     let mut ipcache = Ipcache::default();
     for name in ["east", "west"] {
-        ipcache.set_node(&cluster(name), "worker-1", contributions(&cluster(name), &node(), NodeOptions::default()));
+        ipcache.set_node(
+            &cluster(name),
+            "worker-1",
+            contributions(&cluster(name), &node(), NodeOptions::default()),
+        );
     }
     ipcache.remove_node(&cluster("east"), "worker-1");
     assert_eq!(ipcache.get(net("192.0.2.1")).unwrap().claimant.cluster(), &cluster("west"));
@@ -211,7 +225,8 @@ enum Op {
 
 fn any_op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        (0_u8..3, 0_u8..4, prop::option::of(256_u32..260)).prop_map(|(c, host, id)| Op::Endpoint(c, host, id)),
+        (0_u8..3, 0_u8..4, prop::option::of(256_u32..260))
+            .prop_map(|(c, host, id)| Op::Endpoint(c, host, id)),
         (0_u8..3, 0_u8..2, prop::option::of(0_u8..4)).prop_map(|(c, n, host)| Op::Node(c, n, host)),
         (0_u8..3).prop_map(Op::Cluster),
     ]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use kube::Client;
 use kube_watch::{
-    ConsumerGone, DecodeError, Event, ObjectKey, RawObject, Resource, WatchOptions, WatchState, WatchStatus, watch,
+    ConsumerGone, DecodeError, Event, ObjectKey, RawObject, Resource, WatchOptions, WatchState, WatchStatus,
+    watch,
 };
 use mesh_types::{Reason, Rejection};
 use tokio::sync::{mpsc, watch};
@@ -37,7 +38,8 @@ pub(crate) async fn services(
 ) -> Result<(), ConsumerGone> {
     let resource = Resource::new("", "v1", "Service", "services");
     let decode = |object: &RawObject<'_>| service(object.json()).map(Box::new);
-    let event = |key: &ObjectKey, service| LocalEvent::Service(ServiceName::new(&key.namespace, &key.name), service);
+    let event =
+        |key: &ObjectKey, service| LocalEvent::Service(ServiceName::new(&key.namespace, &key.name), service);
     follow(client, resource, LocalKind::Service, decode, event, out, stop).await
 }
 
@@ -174,7 +176,8 @@ fn translate<T>(
         Event::Applied { key, object } => vec![decodes(&key), make(&key, Some(object))],
         Event::Deleted { key } => vec![decodes(&key), make(&key, None)],
         Event::Undecodable { key, error } => {
-            let refused = Rejection::new(Reason::ObjectUndecodable, format!("{} {key}: {error}", kind.word()));
+            let refused =
+                Rejection::new(Reason::ObjectUndecodable, format!("{} {key}: {error}", kind.word()));
             vec![LocalEvent::Undecodable { kind, key: key.to_string(), refused: Some(refused) }]
         }
         Event::InitialListDone => Vec::new(),

@@ -122,7 +122,8 @@ fn choose_clusters(frontend: Frontline<'_>, candidates: &[Candidate<'_>], verdic
 
 /// Of what is left, the healthy active ones take new connections; if there is none, the healthy terminating ones.
 fn rank(candidates: &[Candidate<'_>], verdicts: &mut [Verdict]) {
-    let takes = |candidate: &Candidate<'_>, state| !candidate.backend.unhealthy && candidate.backend.state == state;
+    let takes =
+        |candidate: &Candidate<'_>, state| !candidate.backend.unhealthy && candidate.backend.state == state;
     let any_active = candidates
         .iter()
         .zip(&*verdicts)

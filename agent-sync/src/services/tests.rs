@@ -71,9 +71,7 @@ fn selected(table: &ServiceTable, service: &str) -> Vec<String> {
 
 /// `count` backends of one side in one state; the number is the last byte of the address.
 fn side(prefix: &str, count: usize, state: BackendState, unhealthy: bool) -> Vec<Backend> {
-    (1..=count)
-        .map(|n| Backend { unhealthy, ..backend(&format!("{prefix}.{n}"), state) })
-        .collect()
+    (1..=count).map(|n| Backend { unhealthy, ..backend(&format!("{prefix}.{n}"), state) }).collect()
 }
 
 /// Merges with remote backends that may be unhealthy, which no record can say.
@@ -108,13 +106,38 @@ fn affinity_follows_the_examples_row_by_row() {
     // (selected local, selected remote, kept local, kept remote).
     type Side = (usize, BackendState, bool);
     let rows: [(&str, Side, Side, [[usize; 4]; 3]); 7] = [
-        ("2 active, 3 active", (2, Active, false), (3, Active, false), [[2, 0, 0, 0], [0, 3, 0, 0], [2, 3, 0, 0]]),
+        (
+            "2 active, 3 active",
+            (2, Active, false),
+            (3, Active, false),
+            [[2, 0, 0, 0], [0, 3, 0, 0], [2, 3, 0, 0]],
+        ),
         ("0, 3 active", (0, Active, false), (3, Active, false), [[0, 3, 0, 0], [0, 3, 0, 0], [0, 3, 0, 0]]),
-        ("2 terminating, 3", (2, Terminating, false), (3, Active, false), [[0, 3, 2, 0], [0, 3, 0, 0], [0, 3, 2, 0]]),
-        ("2 unhealthy, 3 active", (2, Active, true), (3, Active, false), [[0, 3, 2, 0], [0, 3, 0, 0], [0, 3, 2, 0]]),
+        (
+            "2 terminating, 3",
+            (2, Terminating, false),
+            (3, Active, false),
+            [[0, 3, 2, 0], [0, 3, 0, 0], [0, 3, 2, 0]],
+        ),
+        (
+            "2 unhealthy, 3 active",
+            (2, Active, true),
+            (3, Active, false),
+            [[0, 3, 2, 0], [0, 3, 0, 0], [0, 3, 2, 0]],
+        ),
         ("2 active, 0", (2, Active, false), (0, Active, false), [[2, 0, 0, 0], [2, 0, 0, 0], [2, 0, 0, 0]]),
-        ("2 unhealthy, 3 unhealthy", (2, Active, true), (3, Active, true), [[0, 0, 2, 0], [0, 0, 0, 3], [0, 0, 2, 3]]),
-        ("2 terminating, 0", (2, Terminating, false), (0, Active, false), [[2, 0, 0, 0], [2, 0, 0, 0], [2, 0, 0, 0]]),
+        (
+            "2 unhealthy, 3 unhealthy",
+            (2, Active, true),
+            (3, Active, true),
+            [[0, 0, 2, 0], [0, 0, 0, 3], [0, 0, 2, 3]],
+        ),
+        (
+            "2 terminating, 0",
+            (2, Terminating, false),
+            (0, Active, false),
+            [[2, 0, 0, 0], [2, 0, 0, 0], [2, 0, 0, 0]],
+        ),
     ];
     for (row, local, remote, expected) in rows {
         for (affinity, expected) in [Local, Remote, None].into_iter().zip(expected) {
@@ -139,7 +162,8 @@ fn a_service_that_is_not_global_uses_local_backends_whatever_its_affinity() {
             side("10.2.0", 3, BackendState::Active, false),
         );
         assert_eq!(counts(&merged), [2, 0, 0, 0], "{affinity:?}");
-        let reasons: Vec<_> = merged.frontends[0].verdicts.iter().filter_map(|verdict| verdict.reason()).collect();
+        let reasons: Vec<_> =
+            merged.frontends[0].verdicts.iter().filter_map(|verdict| verdict.reason()).collect();
         assert_eq!(reasons, [Reason::ServiceNotGlobal; 3], "{affinity:?}");
     }
 }
@@ -155,7 +179,8 @@ fn what_affinity_leaves_out_says_so() {
             side("10.1.0", 1, BackendState::Active, false),
             side("10.2.0", 1, BackendState::Active, false),
         );
-        let reasons: Vec<_> = merged.frontends[0].verdicts.iter().filter_map(|verdict| verdict.reason()).collect();
+        let reasons: Vec<_> =
+            merged.frontends[0].verdicts.iter().filter_map(|verdict| verdict.reason()).collect();
         assert_eq!(reasons, [expected]);
     }
 }
@@ -286,7 +311,8 @@ fn a_local_backend_shadows_a_remote_one_and_uncovers_it_when_it_goes() {
     let merged = &table.merged()[&name("shop/cart")];
     let winner = merged.selected(&merged.frontends[0]).map(|(origin, _)| origin.clone()).collect::<Vec<_>>();
     assert_eq!(winner, [Origin::Remote(cluster("east"))], "the first by name, whoever came first");
-    let reasons: Vec<_> = merged.frontends[0].verdicts.iter().filter_map(|verdict| verdict.reason()).collect();
+    let reasons: Vec<_> =
+        merged.frontends[0].verdicts.iter().filter_map(|verdict| verdict.reason()).collect();
     assert_eq!(reasons, [Reason::ShadowedByRemote]);
 
     table.set_remote(&name("shop/cart"), &cluster("east"), None);
@@ -415,25 +441,27 @@ fn any_backend() -> impl Strategy<Value = Backend> {
         BackendState::Maintenance,
     ]);
     let port_name = prop::sample::select(vec!["http", "dns"]);
-    (0_u8..4, 0_u16..2, states, port_name, any::<bool>()).prop_map(|(host, port, state, port_name, here)| Backend {
-        address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, host)),
-        port: 8080 + port,
-        protocol: Protocol::Tcp,
-        port_names: [port_name.into()].into(),
-        state,
-        unhealthy: false,
-        node: Some(if here { HERE } else { "node-2" }.into()),
+    (0_u8..4, 0_u16..2, states, port_name, any::<bool>()).prop_map(|(host, port, state, port_name, here)| {
+        Backend {
+            address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, host)),
+            port: 8080 + port,
+            protocol: Protocol::Tcp,
+            port_names: [port_name.into()].into(),
+            state,
+            unhealthy: false,
+            node: Some(if here { HERE } else { "node-2" }.into()),
+        }
     })
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
     let affinity = prop::sample::select(vec![Affinity::None, Affinity::Local, Affinity::Remote]);
-    let local = (any::<bool>(), affinity, any::<bool>())
-        .prop_map(|(global, affinity, here)| LocalService { only_local_node: here, ..service(global, affinity) });
-    let content = (0_u8..3, prop::collection::vec(any_backend(), 0..4)).prop_map(|(service, backends)| LocalSlice {
-        service: op_name(service),
-        backends,
-        reasons: BTreeSet::new(),
+    let local = (any::<bool>(), affinity, any::<bool>()).prop_map(|(global, affinity, here)| LocalService {
+        only_local_node: here,
+        ..service(global, affinity)
+    });
+    let content = (0_u8..3, prop::collection::vec(any_backend(), 0..4)).prop_map(|(service, backends)| {
+        LocalSlice { service: op_name(service), backends, reasons: BTreeSet::new() }
     });
     let records = (prop::collection::btree_set(0_u8..4, 0..4), any::<bool>()).prop_map(|(hosts, shared)| {
         let addresses: Vec<String> = hosts.iter().map(|host| format!("10.0.0.{host}")).collect();
@@ -442,7 +470,8 @@ fn any_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         (0_u8..3, prop::option::of(local)).prop_map(|(name, service)| Op::Service(name, service)),
         (0_u8..3, prop::option::of(content)).prop_map(|(slice, content)| Op::Slice(slice, content)),
-        (0_u8..3, 0_u8..2, prop::option::of(records)).prop_map(|(name, from, record)| Op::Remote(name, from, record)),
+        (0_u8..3, 0_u8..2, prop::option::of(records))
+            .prop_map(|(name, from, record)| Op::Remote(name, from, record)),
         (0_u8..2).prop_map(Op::Cluster),
         Just(Op::Settle),
     ]

@@ -69,7 +69,8 @@ fn entries(tables: &Tables) -> Vec<usize> {
 fn entries_are_counted_once_however_often_they_are_named() {
     let mut tables = filled();
     assert_eq!(entries(&tables), [1, 1, 1, 1]);
-    for item in [put(node("n1"), "n1"), put(ip("10.2.0.1", 458_753), "10.2.0.1"), put(service(), "shop/cart")] {
+    for item in [put(node("n1"), "n1"), put(ip("10.2.0.1", 458_753), "10.2.0.1"), put(service(), "shop/cart")]
+    {
         tables.apply(Event::Cluster(name("east"), item), at(2));
     }
     assert_eq!(entries(&tables), [1, 1, 1, 1]);
@@ -95,7 +96,11 @@ fn lost_contact_makes_a_view_stale_from_the_first_loss_and_removes_nothing() {
     let east = &tables.clusters[&name("east")];
     assert_eq!(east.kinds[&Resource::Nodes].state, ViewState::StaleSince(at(5)));
     assert_eq!(east.kinds[&Resource::Services].state, ViewState::Synced);
-    assert_eq!((east.failures, east.last_failure), (1, Some(at(5))), "one loss, however many kinds tell of it");
+    assert_eq!(
+        (east.failures, east.last_failure),
+        (1, Some(at(5))),
+        "one loss, however many kinds tell of it"
+    );
     assert!(!east.is_ready() && east.was_synced() && tables.is_degraded());
     assert_eq!(tables.revision(), revision);
     for kind in [Resource::Nodes, Resource::Ip] {

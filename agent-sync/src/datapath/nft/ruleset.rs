@@ -115,7 +115,10 @@ impl<'a> Parts<'a> {
         writeln!(out, "\t}}")?;
         for (hook, priority) in hooks {
             writeln!(out, "\tchain {hook} {{")?;
-            writeln!(out, "\t\ttype nat hook {hook} priority {priority}; policy accept;\n\t\tjump services\n\t}}")?;
+            writeln!(
+                out,
+                "\t\ttype nat hook {hook} priority {priority}; policy accept;\n\t\tjump services\n\t}}"
+            )?;
         }
         writeln!(out, "\tchain postrouting {{")?;
         writeln!(out, "\t\ttype nat hook postrouting priority {SNAT_PRIORITY}; policy accept;")?;
@@ -127,7 +130,10 @@ impl<'a> Parts<'a> {
         for Family { ip, digit, .. } in Family::BOTH {
             writeln!(out, "\t\t{ip} daddr . meta l4proto . th dport @refused{digit} goto refusal")?;
         }
-        writeln!(out, "\t}}\n\tchain refusal {{\n\t\tmeta l4proto tcp reject with tcp reset\n\t\treject\n\t}}")?;
+        writeln!(
+            out,
+            "\t}}\n\tchain refusal {{\n\t\tmeta l4proto tcp reject with tcp reset\n\t\treject\n\t}}"
+        )?;
         for hook in ["input", "forward", "output"] {
             writeln!(out, "\tchain refuse-{hook} {{")?;
             writeln!(out, "\t\ttype filter hook {hook} priority 0; policy accept;\n\t\tjump refuse\n\t}}")?;
@@ -143,9 +149,10 @@ impl<'a> Parts<'a> {
     fn write_maps(&self, out: &mut String, Family { digit, ipv6, .. }: Family) -> std::fmt::Result {
         let of_family = || self.taken.iter().filter(move |((address, ..), _)| address.is_ipv6() == ipv6);
         let element = |(address, protocol, port): &Key| format!("{address} . {} . {port}", protocol.word());
-        let translated = of_family().filter(|(key, _)| !self.refused.contains(key)).map(|(key, (service, frontend))| {
-            format!("{} : goto {}", element(key), chain_name(service, frontend))
-        });
+        let translated =
+            of_family().filter(|(key, _)| !self.refused.contains(key)).map(|(key, (service, frontend))| {
+                format!("{} : goto {}", element(key), chain_name(service, frontend))
+            });
         let refused = of_family().filter(|(key, _)| self.refused.contains(key)).map(|(key, _)| element(key));
         let hairpins = self.hairpins.iter().filter(|address| address.is_ipv6() == ipv6);
         let hairpins = hairpins.map(|address| format!("{address} . {address}"));

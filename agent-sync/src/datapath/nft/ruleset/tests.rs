@@ -35,14 +35,20 @@ fn slice(service: &ServiceName, address: &str, ports: &[(&str, Protocol, u16)]) 
     LocalSlice { service: service.clone(), backends: ports.iter().map(backend).collect(), reasons: [].into() }
 }
 
-fn record(backends: &[(&str, &[(&str, &str, u16)])]) -> ClusterService {
-    let port = |(name, protocol, port): &(&str, &str, u16)| {
+/// Port name, protocol, number.
+type Port<'a> = (&'a str, &'a str, u16);
+
+fn record(backends: &[(&str, &[Port<'_>])]) -> ClusterService {
+    let port = |(name, protocol, port): &Port<'_>| {
         ((*name).to_owned(), L4Addr { protocol: (*protocol).to_owned(), port: *port })
     };
-    let backend = |(address, ports): &(&str, &[(&str, &str, u16)])| {
-        ((*address).to_owned(), ports.iter().map(port).collect())
-    };
-    ClusterService { backends: backends.iter().map(backend).collect(), shared: true, ..ClusterService::default() }
+    let backend =
+        |(address, ports): &(&str, &[Port<'_>])| ((*address).to_owned(), ports.iter().map(port).collect());
+    ClusterService {
+        backends: backends.iter().map(backend).collect(),
+        shared: true,
+        ..ClusterService::default()
+    }
 }
 
 fn east() -> ClusterName {
@@ -67,7 +73,7 @@ fn both_families_several_ports_and_clusters_are_translated() {
     table.set_service(&web, Some(service(&["10.96.0.10", "fd96::10"], &ports)));
     table.set_slice("shop", "web-4", Some(slice(&web, "10.1.0.1", &[("http", Protocol::Tcp, 8080)])));
     table.set_slice("shop", "web-6", Some(slice(&web, "fd01::1", &[("http", Protocol::Tcp, 8080)])));
-    let remote: [(&str, &[(&str, &str, u16)]); 3] = [
+    let remote: [(&str, &[Port<'_>]); 3] = [
         ("10.2.0.1", &[("http", "TCP", 8080), ("dns", "UDP", 5353)]),
         ("10.2.0.2", &[("http", "TCP", 8081)]),
         ("fd02::1", &[("http", "TCP", 8080)]),
@@ -76,7 +82,7 @@ fn both_families_several_ports_and_clusters_are_translated() {
     let sticky = Some(Duration::from_secs(600));
     let db_service = service(&["10.96.0.11"], &[("", Protocol::Tcp, 5432)]);
     table.set_service(&db, Some(LocalService { client_ip_affinity: sticky, ..db_service }));
-    let remote: [(&str, &[(&str, &str, u16)]); 2] =
+    let remote: [(&str, &[Port<'_>]); 2] =
         [("10.2.0.8", &[("", "TCP", 5432)]), ("10.2.0.9", &[("", "TCP", 5432)])];
     table.set_remote(&db, &east(), Some(&record(&remote)));
     table.settle();
