@@ -5,8 +5,11 @@ use crate::exit::Exit;
 use clap::Subcommand;
 
 mod certs;
+mod clustermesh_apiserver;
 mod completion;
 mod dns;
+mod kvstoremesh;
+mod store;
 pub(crate) mod version;
 
 /// What to do.
@@ -14,10 +17,16 @@ pub(crate) mod version;
 pub(crate) enum Command {
     /// Issue and show certificates: a CA, servers, clients.
     Certs(certs::Args),
+    /// Export this cluster's nodes, identities, endpoints, services and exports into its store.
+    ClustermeshApiserver(Box<clustermesh_apiserver::Args>),
     /// Print a completion script for a shell.
     Completion(completion::Args),
     /// Answer the names of services that clusters export, such as <service>.<namespace>.svc.clusterset.local.
     Dns(dns::Args),
+    /// Mirror remote clusters into the store of this one; or, with a subcommand, ask the mirror that runs.
+    Kvstoremesh(Box<kvstoremesh::Args>),
+    /// Serve the cluster's state as an etcd v3 server.
+    Store(store::Args),
     /// Print the version.
     Version(version::Args),
 }
@@ -27,8 +36,11 @@ impl Command {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         match self {
             Self::Certs(args) => args.run(),
+            Self::ClustermeshApiserver(args) => args.run(),
             Self::Completion(args) => args.run(),
             Self::Dns(args) => args.run(),
+            Self::Kvstoremesh(args) => args.run(),
+            Self::Store(args) => args.run(),
             Self::Version(args) => args.run(),
         }
     }

@@ -4,13 +4,17 @@
 //! that only a client certificate with their name as common name can be. The role `root` may do everything.
 
 mod permissions;
+mod preset;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
 use self::permissions::Permissions;
-pub use self::permissions::{Access, Grant};
+pub use self::{
+    permissions::{Access, Grant},
+    preset::{LOCAL, REMOTE},
+};
 use crate::range::KeyRange;
 
 /// The user and the role that must exist to switch authentication on.

@@ -8,6 +8,7 @@ mod config;
 mod config_file;
 mod connector;
 mod etcd;
+mod users;
 
 use std::{fmt, time::Duration};
 
@@ -19,6 +20,7 @@ pub use self::config_file::{ConfigFileError, EtcdConfigFile};
 pub use self::{
     config::{EtcdConfig, EtcdTls, OnNewCluster},
     etcd::EtcdClient,
+    users::Users,
 };
 use crate::range::KeyRange;
 

@@ -27,8 +27,8 @@ mod watcher;
 
 pub use client::{
     Client, ConfigFileError, CredentialsError, Error, EtcdClient, EtcdConfig, EtcdConfigFile, EtcdTls, Event,
-    Expect, Guard, Guarded, KeyValue, LeaseId, Limits, OnNewCluster, Page, Revision, StoreStatus, WatchBatch,
-    WatchError, WatchStream, Write,
+    Expect, Guard, Guarded, KeyValue, LeaseId, Limits, OnNewCluster, Page, Revision, StoreStatus, Users,
+    WatchBatch, WatchError, WatchStream, Write,
 };
 pub use embedded::EmbeddedClient;
 pub use range::{KeyRange, RangeEnd};

@@ -26,7 +26,6 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -36,12 +35,7 @@ pub use self::{
     tls::ServerTls,
 };
 use self::{metrics::Metrics, tls::Reloading, tokens::Tokens};
-use crate::{
-    auth::{Auth, AuthError},
-    client::CredentialsError,
-    proto::etcdserverpb as pb,
-    store::Store,
-};
+use crate::{client::CredentialsError, proto::etcdserverpb as pb, store::Store};
 
 /// How often certificate files are looked at.
 const RELOAD_EVERY: Duration = Duration::from_secs(2);
@@ -54,9 +48,6 @@ const RAFT_TERM: u64 = 2;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
-    pub(crate) auth: Arc<ArcSwap<Auth>>,
-    /// One change of users at a time.
-    auth_changes: Mutex<()>,
     pub(crate) tokens: Tokens,
     pub(crate) client_cert_auth: bool,
     pub(crate) tls: Option<Reloading>,
@@ -139,9 +130,7 @@ impl Server {
             listeners.push((bind(address).await?, Kind::Metrics));
         }
         let shared = Shared {
-            auth: store.auth_handle(),
             store,
-            auth_changes: Mutex::new(()),
             tokens: Tokens::default(),
             client_cert_auth,
             tls,
@@ -268,18 +257,6 @@ impl Shared {
     /// The header of an answer that belongs to no particular revision.
     pub(crate) fn header_now(&self) -> pb::ResponseHeader {
         self.header(self.store.revision())
-    }
-
-    /// Changes users or roles; readers see the change whole.
-    pub(crate) fn change_auth(
-        &self,
-        change: impl FnOnce(&mut Auth) -> Result<(), AuthError>,
-    ) -> Result<(), AuthError> {
-        let _one_at_a_time = self.auth_changes.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut auth = Auth::clone(&self.auth.load());
-        change(&mut auth)?;
-        self.auth.store(Arc::new(auth));
-        Ok(())
     }
 
     pub(crate) fn alarms(&self) -> Vec<pb::AlarmMember> {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::{
-    auth::Auth,
+    auth::{Auth, AuthError},
     client::Write,
     embedded::EmbeddedClient,
     hub::{Hub, Signal},
@@ -69,7 +69,9 @@ impl Default for StoreConfig {
 pub struct Store {
     config: StoreConfig,
     keyspace: Mutex<Keyspace>,
-    auth: Arc<ArcSwap<Auth>>,
+    auth: ArcSwap<Auth>,
+    /// One change of users at a time.
+    auth_changes: Mutex<()>,
     hub: Arc<Hub>,
     started: Instant,
     /// Something changed that the housekeeper's timers depend on.
@@ -82,7 +84,8 @@ impl Store {
         Arc::new(Self {
             config,
             keyspace: Mutex::default(),
-            auth: Arc::default(),
+            auth: ArcSwap::default(),
+            auth_changes: Mutex::default(),
             hub: Arc::default(),
             started: Instant::now(),
             chores: Notify::new(),
@@ -99,9 +102,24 @@ impl Store {
         &self.config
     }
 
-    /// Users and roles.
-    pub(crate) fn auth_handle(&self) -> Arc<ArcSwap<Auth>> {
-        Arc::clone(&self.auth)
+    /// Users and roles as they are now.
+    pub fn auth(&self) -> Arc<Auth> {
+        self.auth.load_full()
+    }
+
+    /// Changes users or roles; readers see the change whole or, on an error, not at all.
+    ///
+    /// # Errors
+    /// That of `change`.
+    pub fn change_auth(
+        &self,
+        change: impl FnOnce(&mut Auth) -> Result<(), AuthError>,
+    ) -> Result<(), AuthError> {
+        let _one_at_a_time = self.auth_changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut auth = Auth::clone(&self.auth.load());
+        change(&mut auth)?;
+        self.auth.store(Arc::new(auth));
+        Ok(())
     }
 
     /// Revision of the last change.

@@ -1,4 +1,5 @@
 //! The battery over a real etcd: what we ask of a store is what etcd does.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "battery/battery.rs"]
 mod battery;

@@ -131,6 +131,21 @@ impl EtcdClient {
         request
     }
 
+    /// A unary call of a service that has no method of its own here. Its header is not checked: users belong
+    /// to no revision.
+    pub(super) async fn unary<Ask, Answer, F>(
+        &self,
+        call: impl FnOnce(Channel, Request<Ask>) -> F,
+        ask: Ask,
+    ) -> Result<Answer, Error>
+    where
+        F: Future<Output = Result<tonic::Response<Answer>, Status>>,
+    {
+        let pin = self.pin();
+        let answer = call(pin.connection.channel.clone(), self.request(ask)).await;
+        Ok(answer.map_err(|status| error(status, Asked::Nothing))?.into_inner())
+    }
+
     async fn transact(&self, txn: pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
         let pin = self.pin();
         let answer =

@@ -9,7 +9,7 @@ use super::{
     route::{Call, Caller},
 };
 use crate::{
-    auth::{Access, AuthError, Grant, Identity, ROOT},
+    auth::{Access, Auth, AuthError, Grant, Identity, ROOT},
     proto::{authpb, etcdserverpb as pb},
     range::KeyRange,
 };
@@ -39,25 +39,25 @@ pub(crate) fn route(call: Call, method: &str) -> BoxFuture<'static, ()> {
 
 impl Shared {
     pub(crate) fn auth_enabled(&self) -> bool {
-        self.auth.load().enabled()
+        self.store.auth().enabled()
     }
 
     /// Who calls: by token if there is one, else by certificate.
     fn identify(&self, caller: &Caller) -> Result<Option<Identity>, AuthError> {
         if let Some(token) = &caller.token {
             let user = self.tokens.user(token).ok_or(AuthError::InvalidToken)?;
-            return Ok(Some(Identity { user, revision: self.auth.load().revision() }));
+            return Ok(Some(Identity { user, revision: self.store.auth().revision() }));
         }
         if caller.through_gateway {
             return Ok(None);
         }
         let name = caller.peer.common_name.as_ref().filter(|_| self.client_cert_auth);
-        Ok(name.map(|name| Identity { user: name.to_string(), revision: self.auth.load().revision() }))
+        Ok(name.map(|name| Identity { user: name.to_string(), revision: self.store.auth().revision() }))
     }
 
     /// Whether the caller may do this with all of a range.
     pub(crate) fn may(&self, caller: &Caller, range: &KeyRange, access: Access) -> Result<(), AuthError> {
-        let auth = self.auth.load();
+        let auth = self.store.auth();
         if !auth.enabled() {
             return Ok(());
         }
@@ -65,7 +65,7 @@ impl Shared {
     }
 
     pub(crate) fn may_administer(&self, caller: &Caller) -> Result<(), AuthError> {
-        let auth = self.auth.load();
+        let auth = self.store.auth();
         if !auth.enabled() {
             return Ok(());
         }
@@ -88,7 +88,7 @@ fn enable(
     _: pb::AuthEnableRequest,
 ) -> Result<pb::AuthEnableResponse, Status> {
     shared.may_administer(caller)?;
-    shared.change_auth(|auth| auth.enable())?;
+    shared.store.change_auth(Auth::enable)?;
     Ok(pb::AuthEnableResponse { header: Some(shared.header_now()) })
 }
 
@@ -98,7 +98,7 @@ fn disable(
     _: pb::AuthDisableRequest,
 ) -> Result<pb::AuthDisableResponse, Status> {
     shared.may_administer(caller)?;
-    shared.change_auth(|auth| {
+    shared.store.change_auth(|auth| {
         auth.disable();
         Ok(())
     })?;
@@ -112,7 +112,7 @@ fn status(
     _: pb::AuthStatusRequest,
 ) -> Result<pb::AuthStatusResponse, Status> {
     shared.may_administer(caller)?;
-    let auth = shared.auth.load();
+    let auth = shared.store.auth();
     Ok(pb::AuthStatusResponse {
         header: Some(shared.header_now()),
         enabled: auth.enabled(),
@@ -133,7 +133,7 @@ async fn check_password(
     shared: &Shared,
     request: pb::AuthenticateRequest,
 ) -> Result<pb::AuthenticateResponse, Status> {
-    let auth = shared.auth.load_full();
+    let auth = shared.store.auth();
     if !auth.enabled() {
         return Err(AuthError::NotEnabled.into());
     }
@@ -177,7 +177,7 @@ async fn add_user(
     } else {
         Some(hash(request.password, shared.limits.bcrypt_cost).await?)
     };
-    shared.change_auth(|auth| auth.add_user(&request.name, password))?;
+    shared.store.change_auth(|auth| auth.add_user(&request.name, password))?;
     Ok(pb::AuthUserAddResponse { header: Some(shared.header_now()) })
 }
 
@@ -196,7 +196,7 @@ async fn change_password(
 ) -> Result<pb::AuthUserChangePasswordResponse, Status> {
     shared.may_administer(caller)?;
     let password = hash(request.password, shared.limits.bcrypt_cost).await?;
-    shared.change_auth(|auth| auth.change_password(&request.name, password))?;
+    shared.store.change_auth(|auth| auth.change_password(&request.name, password))?;
     shared.tokens.forget(&request.name);
     Ok(pb::AuthUserChangePasswordResponse { header: Some(shared.header_now()) })
 }
@@ -213,7 +213,7 @@ fn user_get(
             return Err(error.into());
         }
     }
-    let roles = shared.auth.load().user(&request.name)?.roles.clone();
+    let roles = shared.store.auth().user(&request.name)?.roles.clone();
     Ok(pb::AuthUserGetResponse { header: Some(shared.header_now()), roles })
 }
 
@@ -223,7 +223,7 @@ fn user_list(
     _: pb::AuthUserListRequest,
 ) -> Result<pb::AuthUserListResponse, Status> {
     shared.may_administer(caller)?;
-    let users = shared.auth.load().users().map(|(name, _)| name.clone()).collect();
+    let users = shared.store.auth().users().map(|(name, _)| name.clone()).collect();
     Ok(pb::AuthUserListResponse { header: Some(shared.header_now()), users })
 }
 
@@ -233,7 +233,7 @@ fn user_delete(
     request: pb::AuthUserDeleteRequest,
 ) -> Result<pb::AuthUserDeleteResponse, Status> {
     shared.may_administer(caller)?;
-    shared.change_auth(|auth| auth.delete_user(&request.name))?;
+    shared.store.change_auth(|auth| auth.delete_user(&request.name))?;
     shared.tokens.forget(&request.name);
     Ok(pb::AuthUserDeleteResponse { header: Some(shared.header_now()) })
 }
@@ -244,7 +244,7 @@ fn user_grant_role(
     request: pb::AuthUserGrantRoleRequest,
 ) -> Result<pb::AuthUserGrantRoleResponse, Status> {
     shared.may_administer(caller)?;
-    shared.change_auth(|auth| auth.grant_role(&request.user, &request.role))?;
+    shared.store.change_auth(|auth| auth.grant_role(&request.user, &request.role))?;
     Ok(pb::AuthUserGrantRoleResponse { header: Some(shared.header_now()) })
 }
 
@@ -254,7 +254,7 @@ fn user_revoke_role(
     request: pb::AuthUserRevokeRoleRequest,
 ) -> Result<pb::AuthUserRevokeRoleResponse, Status> {
     shared.may_administer(caller)?;
-    shared.change_auth(|auth| auth.revoke_role(&request.name, &request.role))?;
+    shared.store.change_auth(|auth| auth.revoke_role(&request.name, &request.role))?;
     Ok(pb::AuthUserRevokeRoleResponse { header: Some(shared.header_now()) })
 }
 
@@ -264,7 +264,7 @@ fn role_add(
     request: pb::AuthRoleAddRequest,
 ) -> Result<pb::AuthRoleAddResponse, Status> {
     shared.may_administer(caller)?;
-    shared.change_auth(|auth| auth.add_role(&request.name))?;
+    shared.store.change_auth(|auth| auth.add_role(&request.name))?;
     Ok(pb::AuthRoleAddResponse { header: Some(shared.header_now()) })
 }
 
@@ -273,7 +273,7 @@ fn role_get(
     caller: &Caller,
     request: pb::AuthRoleGetRequest,
 ) -> Result<pb::AuthRoleGetResponse, Status> {
-    let auth = shared.auth.load();
+    let auth = shared.store.auth();
     // Everyone may see what they may do.
     if let Err(error) = shared.may_administer(caller) {
         let who = shared.identify(caller)?;
@@ -301,7 +301,7 @@ fn role_list(
     _: pb::AuthRoleListRequest,
 ) -> Result<pb::AuthRoleListResponse, Status> {
     shared.may_administer(caller)?;
-    let roles = shared.auth.load().roles().map(|(name, _)| name.clone()).collect();
+    let roles = shared.store.auth().roles().map(|(name, _)| name.clone()).collect();
     Ok(pb::AuthRoleListResponse { header: Some(shared.header_now()), roles })
 }
 
@@ -311,7 +311,7 @@ fn role_delete(
     request: pb::AuthRoleDeleteRequest,
 ) -> Result<pb::AuthRoleDeleteResponse, Status> {
     shared.may_administer(caller)?;
-    shared.change_auth(|auth| auth.delete_role(&request.role))?;
+    shared.store.change_auth(|auth| auth.delete_role(&request.role))?;
     Ok(pb::AuthRoleDeleteResponse { header: Some(shared.header_now()) })
 }
 
@@ -328,7 +328,7 @@ fn role_grant_permission(
         authpb::permission::Type::Readwrite => Access::ReadWrite,
     };
     let grant = Grant { range: KeyRange::from_wire(perm.key, perm.range_end), access };
-    shared.change_auth(|auth| auth.grant_permission(&request.name, grant))?;
+    shared.store.change_auth(|auth| auth.grant_permission(&request.name, grant))?;
     Ok(pb::AuthRoleGrantPermissionResponse { header: Some(shared.header_now()) })
 }
 
@@ -339,7 +339,7 @@ fn role_revoke_permission(
 ) -> Result<pb::AuthRoleRevokePermissionResponse, Status> {
     shared.may_administer(caller)?;
     let range = KeyRange::from_wire(request.key, request.range_end);
-    shared.change_auth(|auth| auth.revoke_permission(&request.role, &range))?;
+    shared.store.change_auth(|auth| auth.revoke_permission(&request.role, &range))?;
     Ok(pb::AuthRoleRevokePermissionResponse { header: Some(shared.header_now()) })
 }
 

@@ -31,6 +31,7 @@ pub(crate) struct Embedded {
     stop: CancellationToken,
 }
 
+#[expect(clippy::unused_async, reason = "beds are made alike")]
 pub(crate) async fn embedded() -> Embedded {
     let store = Store::new(StoreConfig::default());
     let stop = CancellationToken::new();
