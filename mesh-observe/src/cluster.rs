@@ -1,13 +1,14 @@
 //! One cluster: its canaries, and its kinds behind them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use bytes::Bytes;
+use futures::future::{BoxFuture, join_all};
 use kvstore::sync::{Change, FollowError, Follower};
-use kvstore::{Client, Revision};
+use kvstore::{Client, KeyRange, Revision};
 use mesh_runtime::{Backoff, Chain, jitter};
 use mesh_types::{ClusterConfig, Form, Peer, Rejection, Resource, key};
 use tokio::sync::{Mutex, mpsc, watch};
@@ -50,7 +51,7 @@ pub(crate) struct Memory {
     kinds: BTreeMap<Resource, Mutex<(Follower, Gate)>>,
 }
 
-/// The canaries of the session `number`, and when each was last written.
+/// The canaries of the session `number`, and when each came into being.
 #[derive(Clone, Debug, Default)]
 struct Canaries {
     number: u64,
@@ -144,13 +145,17 @@ impl Followed {
         let mut last = 0;
         while let Some(session) = Self::next_session(&mut sessions, last).await {
             last = session.number;
+            let mut canary = None;
             if self.has_canary(kind) {
                 debug!(cluster = %self.peer.name, %kind, "waiting for the canary");
                 let stands = |now: &Canaries| now.number == session.number && now.written.contains_key(&kind);
                 let newer =
                     |session: &Option<Session>| session.as_ref().is_some_and(|next| next.number > last);
                 tokio::select! {
-                    stands = canaries.wait_for(stands) => if stands.is_err() { return },
+                    stands = canaries.wait_for(stands) => match stands {
+                        Ok(now) => canary = now.written.get(&kind).copied(),
+                        Err(_over) => return,
+                    },
                     // The store was replaced once more before the canary came.
                     next = sessions.wait_for(newer) => if next.is_err() { return } else { continue },
                 }
@@ -162,7 +167,7 @@ impl Followed {
                 drop(changes_in);
                 ended
             };
-            let consume = self.consume(kind, gate, changes, &mut canaries, &*session.client);
+            let consume = self.consume(kind, gate, changes, &mut canaries, canary, &*session.client);
             match futures::future::join(follow, consume).await {
                 (Err(FollowError::ClientSpent(_)), Ok(())) => {}
                 (_, Err(Gone)) | (Ok(()) | Err(_), Ok(())) => return,
@@ -170,34 +175,45 @@ impl Followed {
         }
     }
 
+    /// Consumes what the follower says in one session, whose list began under `canary`.
     async fn consume(
         &self,
         kind: Resource,
         gate: &mut Gate,
         mut changes: mpsc::Receiver<Vec<Change>>,
         canaries: &mut watch::Receiver<Canaries>,
+        mut canary: Option<Revision>,
         client: &dyn Client,
     ) -> Result<(), Gone> {
         loop {
             let before = gate.held();
-            let written = canaries.borrow().written.get(&kind).copied();
-            let passed = tokio::select! {
+            let mut passed = Vec::new();
+            let found = tokio::select! {
                 batch = changes.recv() => {
                     let Some(batch) = batch else { return Ok(()) };
-                    let trusted = !gate.must_ask(&batch) || self.canary_stands(client, kind).await;
-                    gate.pass(batch, trusted)
-                }
-                () = written_anew(canaries, kind, written), if before > 0 => {
-                    if !self.canary_stands(client, kind).await {
-                        continue;
+                    let found = if gate.must_ask(&batch) { self.canary(client, kind).await } else { canary };
+                    let unbroken = !self.has_canary(kind) || (found.is_some() && found == canary);
+                    passed = gate.pass(batch, unbroken);
+                    if gate.held() > before {
+                        let (cluster, held) = (&self.peer.name, gate.held());
+                        warn!(%cluster, %kind, held, "keys vanished together with their canary; holding them until it is back");
                     }
-                    info!(cluster = %self.peer.name, %kind, "the mirror is back");
-                    gate.release()
+                    found.filter(|_| !unbroken)
+                }
+                written = written_anew(canaries, kind, canary), if before > 0 => {
+                    // Asked of the store itself, since the watch of the canaries may lag behind.
+                    let found = self.canary(client, kind).await;
+                    canary = found.or(Some(written));
+                    found
                 }
             };
-            if gate.held() > before {
-                let (cluster, held) = (&self.peer.name, gate.held());
-                warn!(%cluster, %kind, held, "keys vanished together with their canary; holding them until it is back");
+            if found.is_some() && gate.held() > 0 {
+                // The mirror has filled the store again, perhaps further than the follower has come.
+                canary = found;
+                if let Some(present) = self.present(client, kind).await {
+                    info!(cluster = %self.peer.name, %kind, held = gate.held(), "the mirror is back");
+                    passed.extend(gate.settle(&present));
+                }
             }
             let mut events: Vec<_> = passed.into_iter().map(|change| self.event(kind, change)).collect();
             if gate.held() != before {
@@ -209,23 +225,49 @@ impl Followed {
         }
     }
 
-    /// Whether the mirror says that its copy of the kind is complete. Asked of the store itself, since the watch of the
-    /// canaries may lag behind.
-    async fn canary_stands(&self, client: &dyn Client, kind: Resource) -> bool {
-        if !self.has_canary(kind) {
-            return true;
-        }
+    /// When the canary of the kind came into being, if it stands: the mirror says that its copy is complete.
+    async fn canary(&self, client: &dyn Client, kind: Resource) -> Option<Revision> {
         let canary = kind.canary(Form::Cache, &self.peer.name);
+        let found = self.insist(client, kind, || client.get(canary.as_bytes())).await;
+        found.flatten().map(|canary| canary.create_revision)
+    }
+
+    /// The keys that the store has of the kind, after the prefix.
+    async fn present(&self, client: &dyn Client, kind: Resource) -> Option<BTreeSet<Bytes>> {
+        let prefix = Bytes::from(kind.prefix(Form::Cache, &self.peer.name));
+        let page_size = client.limits().page.unwrap_or(0);
+        let (mut range, mut at) = (KeyRange::prefix(prefix.clone()), None);
+        let mut present = BTreeSet::new();
+        loop {
+            let page = self.insist(client, kind, || client.list(&range, page_size, at)).await?;
+            present.extend(page.kvs.iter().map(|kv| kv.key.slice(prefix.len()..)));
+            at.get_or_insert(page.revision);
+            match page.kvs.last() {
+                Some(last) if page.more => range = range.after(&last.key),
+                Some(_) | None => return Some(present),
+            }
+        }
+    }
+
+    /// Asks until the store answers; `None` if this client never will.
+    async fn insist<'a, T>(
+        &self,
+        client: &dyn Client,
+        kind: Resource,
+        ask: impl Fn() -> BoxFuture<'a, Result<T, kvstore::Error>>,
+    ) -> Option<T> {
         let mut retry = ASK_AGAIN.retry();
         loop {
-            match client.get(canary.as_bytes()).await {
-                Ok(found) => return found.is_some(),
-                Err(error) if client.is_spent() => {
-                    debug!(cluster = %self.peer.name, %kind, error = %Chain(&error), "no word on the canary");
-                    return false;
+            match ask().await {
+                Ok(answer) => return Some(answer),
+                Err(error) => {
+                    debug!(cluster = %self.peer.name, %kind, error = %Chain(&error), "the store does not say");
                 }
-                Err(_unreachable) => tokio::time::sleep(retry.next_delay(jitter())).await,
             }
+            if client.is_spent() {
+                return None;
+            }
+            tokio::time::sleep(retry.next_delay(jitter())).await;
         }
     }
 
@@ -254,8 +296,8 @@ impl Canaries {
             found.filter(|(_, form)| *form == Form::Cache).map(|(kind, _)| kind)
         };
         match change {
-            Change::Put { key, mod_revision, .. } => {
-                self.written.extend(kind_of(key).map(|kind| (kind, *mod_revision)));
+            Change::Put { key, create_revision, .. } => {
+                self.written.extend(kind_of(key).map(|kind| (kind, *create_revision)));
             }
             Change::Delete { key } => {
                 if let Some(kind) = kind_of(key) {
@@ -267,10 +309,20 @@ impl Canaries {
     }
 }
 
-/// Ends when the canary of `kind` was written after `before`; never if nobody writes canaries any more.
-async fn written_anew(canaries: &mut watch::Receiver<Canaries>, kind: Resource, before: Option<Revision>) {
-    let anew = |now: &Canaries| now.written.get(&kind).is_some_and(|written| Some(*written) > before);
-    if canaries.wait_for(anew).await.is_err() {
-        std::future::pending::<()>().await;
+/// Waits for a canary of `kind` that came into being after `before`, and returns when that was; for ever if nobody
+/// watches canaries any more.
+async fn written_anew(
+    canaries: &mut watch::Receiver<Canaries>,
+    kind: Resource,
+    before: Option<Revision>,
+) -> Revision {
+    let anew = |now: &Canaries| now.written.get(&kind).copied().filter(|written| Some(*written) > before);
+    let written = match canaries.wait_for(|now| anew(now).is_some()).await {
+        Ok(now) => anew(&now),
+        Err(_over) => None,
+    };
+    match written {
+        Some(written) => written,
+        None => std::future::pending().await,
     }
 }

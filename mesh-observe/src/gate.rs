@@ -69,8 +69,13 @@ impl Gate {
         passed
     }
 
-    /// The canary was written anew: whatever has not come again by now is gone.
-    pub(crate) fn release(&mut self) -> Vec<Change> {
+    /// The canary was written anew, and the store then had the keys `present`: the other held ones are gone.
+    pub(crate) fn settle(&mut self, present: &BTreeSet<Bytes>) -> Vec<Change> {
+        self.held.retain(|key| !present.contains(key));
+        self.release()
+    }
+
+    fn release(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.held).into_iter().map(|key| Change::Delete { key }).collect()
     }
 }
@@ -146,7 +151,9 @@ mod tests {
         assert!(deleted(&gate.pass(vec![delete("a"), delete("b"), delete("c")], false)).is_empty());
         assert_eq!(gate.held(), 3);
         gate.pass(vec![put("a")], true);
-        assert_eq!(deleted(&gate.release()), [b"b", b"c"]);
+        // `b` is back in the store, though the follower has not come so far.
+        let present = [Bytes::from_static(b"a"), Bytes::from_static(b"b")].into();
+        assert_eq!(deleted(&gate.settle(&present)), [b"c"]);
         assert_eq!(gate.held(), 0);
     }
 
