@@ -16,7 +16,9 @@ mod cmd;
 mod daemon;
 mod duration;
 mod exit;
+mod http;
 mod out;
+mod store;
 
 fn main() -> std::process::ExitCode {
     cli::main(std::env::args_os().collect())

@@ -5,12 +5,24 @@ use std::io;
 
 use kvstore::sync::FollowError;
 use kvstore::{CredentialsError, Error, WatchError};
-use mesh_runtime::Chain;
 use mesh_types::{Reason, Rejection};
 
-/// What an error of a peer's store means, with all its causes in words.
+/// What an error of a peer's store means, with its causes in words.
 pub(crate) fn explain(error: &Error) -> Rejection {
-    Rejection::new(reason(error), Chain(error).to_string())
+    Rejection::new(reason(error), words(error))
+}
+
+/// What an error of the very first call over a new connection means.
+///
+/// With TLS 1.3 a server that refuses the client's certificate says so after the handshake, and closes; the client may
+/// see no more than that it closed.
+pub(crate) fn explain_first(error: &Error, over_tls: bool) -> Rejection {
+    let explained = explain(error);
+    if over_tls && explained.reason == Reason::PeerUnreachable && is_closed(error) {
+        let what = format!("{}; does the store know the CA of cert-file?", explained.detail);
+        return Rejection::new(Reason::TlsFailed, what);
+    }
+    explained
 }
 
 /// What the end of a watch means.
@@ -21,7 +33,7 @@ pub(crate) fn explain_watch(error: &WatchError) -> Rejection {
         | WatchError::TooSlow
         | WatchError::Cancelled { .. }
         | WatchError::Closed
-        | _) => Rejection::new(Reason::PeerDisconnected, Chain(other).to_string()),
+        | _) => Rejection::new(Reason::PeerDisconnected, words(other)),
     }
 }
 
@@ -29,9 +41,7 @@ pub(crate) fn explain_watch(error: &WatchError) -> Rejection {
 pub(crate) fn explain_follow(error: &FollowError) -> Rejection {
     match error {
         FollowError::ClientSpent(error) => explain_watch(error),
-        other @ (FollowError::ConsumerGone | _) => {
-            Rejection::new(Reason::PeerDisconnected, Chain(other).to_string())
-        }
+        other @ (FollowError::ConsumerGone | _) => Rejection::new(Reason::PeerDisconnected, words(other)),
     }
 }
 
@@ -58,14 +68,42 @@ fn reason(error: &Error) -> Reason {
     }
 }
 
-/// Whether TLS is what failed.
-///
-/// A refused client certificate is only heard of when the first answer is read, and by then HTTP/2 has turned the
-/// error into text.
+/// Whether TLS is what failed. By the time of a first answer, HTTP/2 has turned errors into text.
 fn is_tls(error: &(dyn StdError + 'static)) -> bool {
-    let text = || Chain(error).to_string();
+    let text = || words(error);
     any_cause(error, &<dyn StdError>::is::<rustls::Error>)
         || ["received fatal alert", "invalid peer certificate"].iter().any(|words| text().contains(words))
+}
+
+/// Whether a connection that stood was closed by the other side.
+fn is_closed(error: &Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let is = |error: &(dyn StdError + 'static)| {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        matches!(kind, Some(BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof))
+    };
+    let text = words(error);
+    (any_cause(error, &is) || text.contains("connection closed")) && !text.contains("connect to ")
+}
+
+/// An error and what is behind it, without what is said twice: transports repeat their causes, and print a status
+/// with its code and source.
+fn words(error: &(dyn StdError + 'static)) -> String {
+    let mut said = String::new();
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let text = match error.downcast_ref::<tonic::Status>() {
+            Some(status) => status.message().to_owned(),
+            None => error.to_string(),
+        };
+        let text = text.strip_prefix("transport error: ").unwrap_or(&text);
+        if text != "transport error" && !said.contains(text) {
+            let separator = if said.is_empty() { "" } else { ": " };
+            said = said + separator + text;
+        }
+        cause = error.source();
+    }
+    said
 }
 
 /// Whether the error or one behind it is of a kind.
@@ -111,7 +149,26 @@ mod tests {
     }
 
     #[test]
+    fn a_store_that_closes_before_its_first_answer_is_asked_about_its_ca() {
+        let closed = || Error::Unavailable(tonic::Status::cancelled("connection closed"));
+        let broken = || Error::Transport(Box::new(io::Error::from(io::ErrorKind::BrokenPipe)));
+        for error in [closed, broken as fn() -> Error] {
+            assert_eq!(explain_first(&error(), true).reason, Reason::TlsFailed);
+            assert_eq!(explain_first(&error(), false).reason, Reason::PeerUnreachable);
+        }
+        let refused = Error::Transport("connect to 127.0.0.1:1: connection closed".into());
+        assert_eq!(explain_first(&refused, true).reason, Reason::PeerUnreachable);
+    }
+
+    #[test]
     fn causes_are_told_once_each() {
+        let twice = Error::Transport(Box::new(io::Error::other("store cannot be reached")));
+        assert_eq!(explain(&twice).detail, "talk to the store: store cannot be reached");
+        let status = tonic::Status::from_error(Box::new(io::Error::other("connection refused")));
+        assert_eq!(
+            explain(&Error::Unavailable(status)).detail,
+            "the store cannot be reached: connection refused"
+        );
         let missing =
             CredentialsError::Read { path: "/mesh/ca.crt".into(), source: io::ErrorKind::NotFound.into() };
         assert_eq!(explain(&Error::Credentials(missing)).detail, "read /mesh/ca.crt: entity not found");

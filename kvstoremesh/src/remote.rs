@@ -24,7 +24,7 @@ use tracing::{debug, info, warn};
 
 use crate::Settings;
 use crate::board::Board;
-use crate::error::{explain, explain_follow, explain_watch};
+use crate::error::{explain_first, explain_follow, explain_watch};
 use crate::ids::Ids;
 use crate::liveness::Liveness;
 use crate::record::Record;
@@ -123,13 +123,16 @@ impl Remote {
         let too_late = |_elapsed| {
             Rejection::new(Reason::PeerUnreachable, format!("no answer within {} s", CONNECT_LIMIT.as_secs()))
         };
+        let over_tls = config.tls.is_some();
         let connected = async {
             let client = self.dial.dial(config).await?;
             client.list(&KeyRange::prefix(key::HEARTBEAT), 1, None).await?;
             Ok::<_, Error>(client)
         };
-        let client =
-            timeout(CONNECT_LIMIT, connected).await.map_err(too_late)?.map_err(|error| explain(&error))?;
+        let client = timeout(CONNECT_LIMIT, connected)
+            .await
+            .map_err(too_late)?
+            .map_err(|error| explain_first(&error, over_tls))?;
         let status = timeout(STATUS_LIMIT, client.status()).await;
         let store_id = status.ok().and_then(Result::ok).map(|status| status.cluster_id);
         info!(cluster = %self.name, store_id = store_id.map(|id| format!("{id:x}")), "connected to the remote cluster");

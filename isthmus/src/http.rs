@@ -1,0 +1,51 @@
+//! Asking a daemon's health listener, which speaks plain HTTP.
+
+use anyhow::{Context as _, bail};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// Limit for connecting, and for each read and write.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Largest answer that is read.
+const MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The body of `GET path`.
+///
+/// HTTP/1.0, so that the answer ends where the connection does and has no chunks.
+pub(crate) fn get(address: SocketAddr, path: &str) -> anyhow::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).context("connect")?;
+    stream.set_read_timeout(Some(PATIENCE)).context("set a time-out")?;
+    stream.set_write_timeout(Some(PATIENCE)).context("set a time-out")?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").context("ask")?;
+    let mut answer = Vec::new();
+    stream.take(MAX_BYTES).read_to_end(&mut answer).context("read the answer")?;
+    body(answer)
+}
+
+fn body(mut answer: Vec<u8>) -> anyhow::Result<Vec<u8>> {
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").context("the answer is no HTTP")?;
+    let body = answer.split_off(end + 4);
+    let head = String::from_utf8_lossy(&answer);
+    let status = head.lines().next().unwrap_or_default();
+    match status.split(' ').nth(1) {
+        Some("200") => Ok(body),
+        _ => bail!("expected 200, found {status:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_good_answer_has_a_body() {
+        assert_eq!(body(b"HTTP/1.0 200 OK\r\nA: b\r\n\r\n{}".to_vec()).unwrap(), b"{}");
+        for (answer, expected) in [
+            ("HTTP/1.0 404 Not Found\r\n\r\n", "expected 200, found \"HTTP/1.0 404 Not Found\""),
+            ("SSH-2.0-OpenSSH\r\n", "the answer is no HTTP"),
+        ] {
+            assert_eq!(body(answer.as_bytes().to_vec()).unwrap_err().to_string(), expected);
+        }
+    }
+}
