@@ -272,7 +272,7 @@ impl Spawner {
         }
         let id = state.next_id;
         state.next_id += 1;
-        let span = info_span!("task", name = %name);
+        let span = info_span!(parent: None, "task", name = %name);
         let minder = Minder {
             tree: Arc::clone(&self.tree),
             id,
