@@ -88,11 +88,12 @@ pub(crate) async fn announce(
     }
 }
 
-/// Writes a sign of life now and every minute until `stop`; `now` makes its value.
+/// Writes a sign of life now and every minute until `stop`.
 pub(crate) async fn beat(writer: SyncWriter, stop: CancellationToken) {
     let mut beats = tokio::time::interval(HEARTBEAT_EVERY);
     while stop.run_until_cancelled(beats.tick()).await.is_some() {
-        writer.upsert(Bytes::new(), timestamp());
+        // A wish for what is there already would not be written, and a clock that stands still is no sign of death.
+        writer.extend([(Bytes::new(), None), (Bytes::new(), Some(timestamp()))]);
     }
 }
 
@@ -139,6 +140,8 @@ async fn announced(local: &LocalCluster, store: Arc<dyn Client>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::StreamExt as _;
+    use kvstore::{KeyRange, Store, StoreConfig};
 
     #[test]
     fn the_configuration_is_written_as_cilium_writes_it() {
@@ -146,6 +149,28 @@ mod tests {
         let text = String::from_utf8(cluster_config(&local, false).encode()).unwrap();
         let expected = r#"{"id":7,"capabilities":{"syncedCanaries":true,"maxConnectedClusters":255,"serviceExportsEnabled":false}}"#;
         assert_eq!(text, expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_beat_is_a_write_and_never_a_deletion() {
+        let store: Arc<dyn Client> = Arc::new(Store::new(StoreConfig::default()).client());
+        let from = store.status().await.unwrap().revision.next();
+        let mut events = store.watch(KeyRange::prefix(key::HEARTBEAT), from).await.unwrap();
+        let (writer, stop) = (heartbeat_writer(Duration::from_secs(900)), CancellationToken::new());
+        let mut tasks = tokio::task::JoinSet::new();
+        let (writing, until) = (writer.clone(), stop.clone());
+        let written = Arc::clone(&store);
+        tasks.spawn(async move { drop(writing.run(&*written, &until).await) });
+        let began = tokio::time::Instant::now();
+        tasks.spawn(beat(writer, stop.clone()));
+        for beat in 1..4 {
+            let batch = events.next().await.unwrap().unwrap();
+            let [kvstore::Event::Put(put)] = &batch.events[..] else { panic!("one put, not {batch:?}") };
+            assert_eq!(put.version, beat, "the key is modified, not made anew");
+        }
+        assert_eq!(began.elapsed().as_secs(), 120, "the first beat comes at once");
+        stop.cancel();
+        tasks.join_all().await;
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tokio::sync::watch as status_channel;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::discovery::{Discovered, MCS_GROUP};
 use crate::export::{EndpointSlice, Input, Kind, Pod, Service, ServiceExport, Sources};
@@ -112,7 +113,7 @@ impl Watches {
         wrap: fn(Event<T>) -> Input,
     ) {
         let (task, events, status) = watch(self.client.clone(), resource, decode, WatchOptions::default());
-        self.tasks.spawn(task.run(self.stop.clone()));
+        self.tasks.spawn(task.run(self.stop.clone()).in_current_span());
         self.streams.push(ReceiverStream::new(events).map(wrap).boxed());
         self.statuses.insert(kind, status);
     }

@@ -78,8 +78,7 @@ impl Bench {
     }
 
     fn api(&self, kind: &str, namespace: &str) -> Api<DynamicObject> {
-        let known = KINDS.iter().find(|known| known.0 == kind);
-        let (kind, group, version, plural) = *known.unwrap_or_else(|| panic!("{kind} is not in the table"));
+        let (kind, group, version, plural) = known(kind);
         let resource =
             ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
         match namespace {
@@ -94,16 +93,12 @@ impl Bench {
             |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (kind, name, namespace) = (text("/kind"), text("/metadata/name"), text("/metadata/namespace"));
         let api = self.api(&kind, &namespace);
-        let built_in = KINDS.iter().any(|known| known.0 == kind && !known.1.ends_with(".io"));
+        let (_, group, version, _) = known(&kind);
+        object["apiVersion"] =
+            if group.is_empty() { version.into() } else { format!("{group}/{version}").into() };
         let has_status_resource = kind == "Pod" || kind == "Node";
-        object["apiVersion"] = KINDS
-            .iter()
-            .find(|known| known.0 == kind)
-            .map(|known| if known.1.is_empty() { known.2.into() } else { format!("{}/{}", known.1, known.2) })
-            .unwrap_or_default()
-            .into();
         let params = PatchParams::apply("test").force();
-        let context = || format!("apply {kind} {name} (built in: {built_in})");
+        let context = || format!("apply {kind} {name}");
         api.patch(&name, &params, &Patch::Apply(&object)).await.with_context(context)?;
         if has_status_resource && object.get("status").is_some() {
             api.patch_status(&name, &params, &Patch::Apply(&object)).await.with_context(context)?;
@@ -124,7 +119,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Replaces an object by itself without some field, which an apply cannot take from another manager.
+    /// All objects of a kind.
     pub(crate) async fn objects(&self, kind: &str, namespace: &str) -> Result<Vec<DynamicObject>> {
         Ok(self.api(kind, namespace).list(&Default::default()).await?.items)
     }
@@ -168,6 +163,21 @@ impl Running {
     pub(crate) async fn stop(self) -> Result<()> {
         Ok(self.tasks.until(std::future::ready(())).await?)
     }
+}
+
+fn known(kind: &str) -> (&'static str, &'static str, &'static str, &'static str) {
+    let known = KINDS.iter().find(|known| known.0 == kind);
+    *known.unwrap_or_else(|| panic!("{kind} is not in the table"))
+}
+
+/// Waits until `condition` holds, for states that do not tell when they change.
+pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) -> Result<()> {
+    let reached = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, reached).await.with_context(|| format!("{what} does not come"))
 }
 
 /// Everything below `prefix`, relative to it.

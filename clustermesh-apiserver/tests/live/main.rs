@@ -10,7 +10,7 @@ use clustermesh_apiserver::{Cni, Config};
 use kvstore::{Client as _, LeaseId, Write};
 use serde_json::{Value, json};
 
-use bench::{Bench, config, deleted_since, keys, names, new_store, until, until_names};
+use bench::{Bench, config, deleted_since, eventually, keys, names, new_store, until, until_names};
 
 const NODES: &str = "cilium/state/nodes/v1/west/";
 const IP: &str = "cilium/state/ip/v1/default/";
@@ -203,10 +203,11 @@ async fn restarts_remove_what_is_stale_and_nothing_that_is_good() -> Result<()> 
     bench.server.kill().await?;
     let from = store.status().await?.revision;
     let exporter = bench.export(Config { cni: Cni::Cilium, ..config() }, &store)?;
-    until(&store, "cilium/.heartbeat", "a sign of life", |_| {
-        exporter.status().kinds.iter().any(|kind| kind.state == "failing")
-    })
-    .await?;
+    let all_failing = || {
+        let kinds = exporter.status().kinds;
+        !kinds.is_empty() && kinds.iter().all(|kind| kind.state == "failing")
+    };
+    eventually("the failure", all_failing).await?;
     assert_eq!(deleted_since(&store, from).await?, [""; 0]);
     assert!(!exporter.readiness.is_ready());
     exporter.stop().await
@@ -288,6 +289,18 @@ async fn without_cilium_nodes_identities_and_endpoints_are_derived_with_lasting_
             pod("db-0", "db", "10.73.1.12"),
         ])
         .await?;
+    // Numbers that cannot be recorded are not used, and nobody is told that the endpoints are complete.
+    let early_store = new_store();
+    let early = bench.export(Config { identity_namespace: "nowhere".into(), ..config() }, &early_store)?;
+    eventually("the failure", || early.status().identity_failure.is_some()).await?;
+    until_names(&early_store, SYNCED, &["nodes/v1", "serviceexports/v1", "services/v1"]).await?;
+    assert_eq!(early.reasons("shop/db-0"), ["endpoint-without-identity"]);
+    until_names(&early_store, IP, &[]).await?;
+    bench.apply(namespace("nowhere", false)).await?;
+    early.ready().await?;
+    assert_eq!((early.status().identity_failure, names(&early_store, IP).await?.len()), (None, 3));
+    early.stop().await?;
+
     let exporter = bench.export(config(), store)?;
     exporter.ready().await?;
     assert_eq!(exporter.status().source, Some("derived"));
