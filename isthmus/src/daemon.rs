@@ -61,6 +61,14 @@ pub(crate) struct DaemonArgs {
     shutdown_grace: Duration,
 }
 
+impl DaemonArgs {
+    /// Health answers at `address`, unless `--health-listen` says otherwise: for daemons that have flags of their own for it.
+    pub(crate) fn or_health_listen(mut self, address: Option<SocketAddr>) -> Self {
+        self.health_listen = self.health_listen.or(address);
+        self
+    }
+}
+
 /// What is fixed about a daemon.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spec {
