@@ -26,12 +26,18 @@ pub(super) fn start(daemon: &mut Daemon, config: &Config, kube: kube::Client, mu
         cluster: config.local.name.clone(),
         namespaces_global_by_default: config.default_global_namespace,
     };
-    daemon
-        .tasks
-        .spawn_once("mcs/controller", move |stop| mcs::run(controller, kube, exports_of_others, status, stop));
+    daemon.tasks.spawn_once("mcs/controller", move |stop| {
+        mcs::run(controller, kube, exports_of_others, status, stop)
+    });
     let (spawner, dial) = (daemon.tasks.spawner().branch("mcs"), Arc::new(LocalStore(etcd)));
     daemon.tasks.spawn("mcs/remote", Restart::WithBackoff(RESTART), move |stop| {
-        mcs::follow(settings.clone(), Arc::clone(&dial) as Arc<dyn Dial>, exports.clone(), spawner.clone(), stop)
+        mcs::follow(
+            settings.clone(),
+            Arc::clone(&dial) as Arc<dyn Dial>,
+            exports.clone(),
+            spawner.clone(),
+            stop,
+        )
     });
     daemon.page("/mcs", move || status_now.borrow().clone());
 }
