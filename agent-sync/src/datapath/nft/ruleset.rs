@@ -1,9 +1,9 @@
 //! Merged services as the text of an nftables transaction. Pure.
 //!
 //! ```text
-//!  prerouting, output (nat) ─▶ map (address, protocol, port) ─▶ one chain per frontend ─▶ dnat to one of its backends
-//!  postrouting (nat)        ─▶ a pod that reached itself by its service is masqueraded
-//!  input, forward, output   ─▶ frontends without a backend refuse, instead of letting clients wait
+//!  prerouting, output (nat)    ─▶ map (address, protocol, port) ─▶ one chain per frontend ─▶ dnat to one of its backends
+//!  postrouting (nat)           ─▶ a pod that reached itself by its service is masqueraded
+//!  prerouting, output (filter) ─▶ frontends without a backend refuse, instead of letting clients wait
 //! ```
 //!
 //! Answers find their way back by connection tracking. The hooks come before kube-proxy's, so that a connection which
@@ -26,6 +26,9 @@ pub const TABLE: &str = "inet isthmus";
 const DNAT_PRIORITY: i32 = -110;
 /// Before kube-proxy's hook, which is at 100.
 const SNAT_PRIORITY: i32 = 90;
+/// After all translation, so that what another proxy translates is not refused; before routing, which may know no way
+/// to a cluster IP.
+const REFUSE_PRIORITY: i32 = -90;
 /// Spreads clients over backends where a client shall stay with one; any constant does, all nodes have the same.
 const AFFINITY_SEED: u32 = 0x0150_7405;
 
@@ -134,9 +137,12 @@ impl<'a> Parts<'a> {
             out,
             "\t}}\n\tchain refusal {{\n\t\tmeta l4proto tcp reject with tcp reset\n\t\treject\n\t}}"
         )?;
-        for hook in ["input", "forward", "output"] {
+        for (hook, priority) in [("prerouting", REFUSE_PRIORITY), ("output", 0)] {
             writeln!(out, "\tchain refuse-{hook} {{")?;
-            writeln!(out, "\t\ttype filter hook {hook} priority 0; policy accept;\n\t\tjump refuse\n\t}}")?;
+            writeln!(
+                out,
+                "\t\ttype filter hook {hook} priority {priority}; policy accept;\n\t\tjump refuse\n\t}}"
+            )?;
         }
         for (key, (service, frontend)) in &self.taken {
             if !self.refused.contains(key) {
