@@ -151,6 +151,12 @@ impl Cluster {
         self.kubernetes.is_some()
     }
 
+    /// Whether it has Cilium's resources.
+    #[must_use]
+    pub fn has_cilium(&self) -> bool {
+        self.spec.cilium
+    }
+
     /// `kubectl` as the cluster's administrator.
     ///
     /// # Panics

@@ -126,18 +126,7 @@ impl MeshEtcd {
         let data = dir.join("mesh-etcd");
         fs::create_dir_all(&data).context("make etcd's directory")?;
         let mut command = Command::new(tool("etcd")?);
-        let flags = [
-            format!("--data-dir={}", data.display()),
-            format!("--listen-client-urls={endpoint},https://127.0.0.1:2379"),
-            format!("--advertise-client-urls={endpoint}"),
-            format!("--cert-file={}", server.certificate.display()),
-            format!("--key-file={}", server.key.display()),
-            format!("--trusted-ca-file={}", authority.display()),
-            "--client-cert-auth".to_owned(),
-            "--unsafe-no-fsync".to_owned(),
-            "--log-level=warn".to_owned(),
-        ];
-        command.args(flags);
+        command.args(etcd_flags(&endpoint, &data, authority, server));
         let log = host.log("mesh-etcd");
         host.diary().record_log(&format!("{}: mesh-etcd", host.name()), &log);
         let mut process = Process::start("mesh-etcd", command, Some(host.netns()), &log)?;
@@ -161,4 +150,19 @@ impl MeshEtcd {
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
+}
+
+/// etcd's arguments for a store of the mesh at `endpoint` and on loopback.
+pub(crate) fn etcd_flags(endpoint: &str, data: &Path, authority: &Path, server: &PemPair) -> [String; 9] {
+    [
+        format!("--data-dir={}", data.display()),
+        format!("--listen-client-urls={endpoint},https://127.0.0.1:2379"),
+        format!("--advertise-client-urls={endpoint}"),
+        format!("--cert-file={}", server.certificate.display()),
+        format!("--key-file={}", server.key.display()),
+        format!("--trusted-ca-file={}", authority.display()),
+        "--client-cert-auth".to_owned(),
+        "--unsafe-no-fsync".to_owned(),
+        "--log-level=warn".to_owned(),
+    ]
 }

@@ -1,0 +1,235 @@
+//! Starts the daemons of a mesh.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::{Member, Mesh, MeshPki, Part, remotes_dir, socket, store_endpoint};
+use crate::etcdctl::etcd_flags;
+use crate::{Bed, Cluster, DaemonSpec, Etcdctl, Node, objects, tool};
+
+/// Says what a [`Mesh`] is to run.
+#[derive(Debug)]
+#[must_use = "nothing starts until `start`"]
+pub struct MeshBuilder<'bed> {
+    bed: &'bed Bed,
+    nodes: usize,
+    etcd: BTreeSet<String>,
+    dns: bool,
+    encrypted: bool,
+}
+
+impl<'bed> MeshBuilder<'bed> {
+    pub(super) fn new(bed: &'bed Bed) -> Self {
+        Self { bed, nodes: 1, etcd: BTreeSet::new(), dns: false, encrypted: false }
+    }
+
+    /// So many nodes in each cluster, instead of one.
+    pub fn nodes(mut self, nodes: usize) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// etcd as the store of this cluster, instead of the embedded one.
+    pub fn etcd(mut self, cluster: &str) -> Self {
+        self.etcd.insert(cluster.to_owned());
+        self
+    }
+
+    /// With a DNS server in each cluster, at port 53 of the control plane.
+    pub fn dns(mut self) -> Self {
+        self.dns = true;
+        self
+    }
+
+    /// With WireGuard between the nodes, and services translated by nftables; else the agents keep tables only.
+    pub fn datapath(mut self) -> Self {
+        self.encrypted = true;
+        self
+    }
+
+    /// Starts all, and returns when each daemon is ready.
+    ///
+    /// # Errors
+    /// If one does not become ready; what all sides see then is in the error.
+    pub fn start(self) -> Result<Mesh<'bed>> {
+        let bed = self.bed;
+        self.run().map_err(|error| error.context(bed.diary().read()))
+    }
+
+    fn run(&self) -> Result<Mesh<'bed>> {
+        let pki = MeshPki::new(&self.bed.dir().join("pki"))?;
+        let clusters = self.bed.clusters().iter().filter(|cluster| cluster.has_kubernetes());
+        let mut members = BTreeMap::new();
+        for cluster in clusters {
+            let member = self.member(cluster, &pki)?;
+            members.insert(cluster.name().to_owned(), member);
+        }
+        for rank in [
+            &[Part::Store][..],
+            &[Part::Exporter],
+            &[Part::Mirror, Part::Dns],
+            &(0..self.nodes).map(Part::Agent).collect::<Vec<_>>(),
+        ] {
+            for member in members.values_mut() {
+                for part in rank.iter().filter(|part| self.dns || **part != Part::Dns) {
+                    let (host, spec) = self.spec(member, *part, &pki)?;
+                    let daemon = host.daemon(spec)?;
+                    member.daemons.insert(*part, daemon);
+                }
+            }
+            for member in members.values_mut() {
+                for (_part, daemon) in member.daemons.iter_mut().filter(|(part, _)| rank.contains(part)) {
+                    daemon.wait_ready()?;
+                }
+            }
+        }
+        Ok(Mesh { bed: self.bed, pki, members })
+    }
+
+    /// A cluster with its nodes, files and objects, before its daemons.
+    fn member(&self, cluster: &'bed Cluster, pki: &MeshPki) -> Result<Member<'bed>> {
+        let nodes = (1..=self.nodes).map(|number| cluster.node(&format!("{}-{number}", cluster.name())));
+        let nodes = nodes.collect::<Result<Vec<_>>>()?;
+        apply_nodes(cluster, &nodes).context("apply the nodes")?;
+
+        let remote = pki.client("remote")?;
+        for other in self.bed.clusters().iter().filter(|other| other.name() != cluster.name()) {
+            if other.has_kubernetes() {
+                let file = remotes_dir(cluster).join(other.name());
+                pki.write_etcd_config(&file, &store_endpoint(other), &remote)?;
+            }
+        }
+        for user in ["admin", "local"] {
+            let client = pki.client(&format!("{user}-{}", cluster.name()))?;
+            let file = cluster.dir().join(format!("{user}-etcd.yaml"));
+            pki.write_etcd_config(&file, &store_endpoint(cluster), &client)?;
+        }
+        let administrator = pki.client("root")?;
+        let endpoint = store_endpoint(cluster);
+        let etcdctl =
+            Etcdctl::new(cluster.host().netns(), &endpoint, &pki.authority(), Some(&administrator))?;
+        let witness = etcdctl.clone();
+        let title = format!("{}: keys of the store", cluster.name());
+        self.bed.diary().record(&title, move || witness.dump("cilium/"));
+        for (index, node) in nodes.iter().enumerate() {
+            for table in ["status", "services"] {
+                let (host, socket) = (node.host().clone(), socket(cluster, index));
+                self.bed.diary().record(&format!("{}: agent {table}", node.host().name()), move || {
+                    let exec =
+                        host.isthmus().map(|exec| exec.args(["agent", table, "--socket"]).arg(&socket));
+                    exec.and_then(crate::Exec::output)
+                        .map_or_else(|error| format!("{error:#}"), |output| output.stdout + &output.stderr)
+                });
+            }
+        }
+        Ok(Member { cluster, nodes, daemons: BTreeMap::new(), etcdctl })
+    }
+
+    fn spec(&self, member: &Member<'_>, part: Part, pki: &MeshPki) -> Result<(crate::Host, DaemonSpec)> {
+        let cluster = member.cluster;
+        let host = match part {
+            Part::Agent(index) => member.nodes[index].host(),
+            Part::Store | Part::Exporter | Part::Mirror | Part::Dns => cluster.host(),
+        };
+        let spec = match part {
+            Part::Store if self.etcd.contains(cluster.name()) => etcd(cluster, pki)?,
+            Part::Store => store(cluster, pki)?,
+            Part::Exporter => exporter(cluster)?,
+            Part::Mirror => mirror(cluster)?,
+            Part::Dns => dns(cluster)?,
+            Part::Agent(index) => self.agent(cluster, index, &member.nodes[index])?,
+        };
+        Ok((host.clone(), spec.ready_at(part.health())))
+    }
+
+    fn agent(&self, cluster: &Cluster, index: usize, node: &Node) -> Result<DaemonSpec> {
+        let spec = DaemonSpec::isthmus("agent")?
+            .args(["run", "--node-name", node.name()])
+            .args(identity(cluster))
+            .arg(health(Part::Agent(index)))
+            .arg("--socket")
+            .arg(socket(cluster, index))
+            .arg("--kubeconfig")
+            .arg(cluster.kubeconfig());
+        let spec = with_store(spec, cluster, "local");
+        Ok(if self.encrypted {
+            let key = cluster.dir().join(format!("wireguard-{index}.key"));
+            spec.args(["--datapath=nftables", "--encryption=wireguard"]).arg("--wireguard-key-file").arg(key)
+        } else {
+            spec.arg("--datapath=none")
+        })
+    }
+}
+
+fn etcd(cluster: &Cluster, pki: &MeshPki) -> Result<DaemonSpec> {
+    let data = cluster.dir().join("mesh-etcd");
+    let flags = etcd_flags(&store_endpoint(cluster), &data, &pki.authority(), &pki.server(cluster)?);
+    let metrics = format!("--listen-metrics-urls=http://{}", Part::Store.health());
+    Ok(DaemonSpec::program("mesh-etcd", &tool("etcd")?).args(flags).arg(metrics))
+}
+
+fn store(cluster: &Cluster, pki: &MeshPki) -> Result<DaemonSpec> {
+    let server = pki.server(cluster)?;
+    let spec = DaemonSpec::isthmus("store")?
+        .args(["serve", "--cluster-name", cluster.name()])
+        .arg(format!("--listen-client-urls={},https://127.0.0.1:2379", store_endpoint(cluster)))
+        .arg(health(Part::Store));
+    Ok([
+        ("--cert-file", server.certificate),
+        ("--key-file", server.key),
+        ("--trusted-ca-file", pki.authority()),
+    ]
+    .into_iter()
+    .fold(spec, |spec, (flag, file)| spec.arg(flag).arg(file)))
+}
+
+fn exporter(cluster: &Cluster) -> Result<DaemonSpec> {
+    let spec = DaemonSpec::isthmus("clustermesh-apiserver")?
+        .args(identity(cluster))
+        .arg(health(Part::Exporter))
+        .arg("--clustermesh-enable-mcs-api")
+        .arg("--kubeconfig")
+        .arg(cluster.kubeconfig());
+    Ok(with_store(spec, cluster, "admin"))
+}
+
+fn mirror(cluster: &Cluster) -> Result<DaemonSpec> {
+    let spec = DaemonSpec::isthmus("kvstoremesh")?
+        .args(identity(cluster))
+        .arg(health(Part::Mirror))
+        .arg("--clustermesh-config")
+        .arg(remotes_dir(cluster));
+    std::fs::create_dir_all(remotes_dir(cluster)).context("make the directory of the remotes")?;
+    Ok(with_store(spec, cluster, "admin"))
+}
+
+fn dns(cluster: &Cluster) -> Result<DaemonSpec> {
+    let listen = format!("--listen={}:53", cluster.host().address());
+    let spec = DaemonSpec::isthmus("dns")?.arg(listen).arg(health(Part::Dns));
+    Ok(spec.arg("--kubeconfig").arg(cluster.kubeconfig()))
+}
+
+fn identity(cluster: &Cluster) -> [String; 2] {
+    [format!("--cluster-name={}", cluster.name()), format!("--cluster-id={}", cluster.id())]
+}
+
+fn health(part: Part) -> String {
+    format!("--health-listen={}", part.health())
+}
+
+fn with_store(spec: DaemonSpec, cluster: &Cluster, user: &str) -> DaemonSpec {
+    let config = cluster.dir().join(format!("{user}-etcd.yaml"));
+    spec.arg(format!("--kvstore-opt=etcd.config={}", config.display()))
+}
+
+/// The objects of the nodes, as the kubelet and the network plugin would write them.
+fn apply_nodes(cluster: &Cluster, nodes: &[Node]) -> Result<()> {
+    let list = |items: Vec<serde_json::Value>| json!({"apiVersion": "v1", "kind": "List", "items": items});
+    let plain: Vec<_> = nodes.iter().map(objects::node).collect();
+    let cilium = nodes.iter().filter(|_node| cluster.has_cilium()).map(objects::cilium_node);
+    let all = plain.iter().cloned().chain(cilium).collect();
+    cluster.kubectl().apply_object(&list(all))?;
+    cluster.kubectl().apply_status(&list(plain).to_string())
+}
