@@ -21,7 +21,7 @@ pub(crate) enum Command {
     ClustermeshApiserver(Box<clustermesh_apiserver::Args>),
     /// Print a completion script for a shell.
     Completion(completion::Args),
-    /// Answer the names of services that clusters export, such as <service>.<namespace>.svc.clusterset.local.
+    /// Answer the names of services that clusters export, such as cart.shop.svc.clusterset.local.
     Dns(dns::Args),
     /// Mirror remote clusters into the store of this one; or, with a subcommand, ask the mirror that runs.
     Kvstoremesh(Box<kvstoremesh::Args>),
