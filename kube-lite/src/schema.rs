@@ -13,8 +13,6 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-pub(crate) use self::read::SchemaError;
-
 /// What a value may be. The default is: anything, maps merge by field, lists are replaced.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Schema {

@@ -175,6 +175,10 @@ impl Failure {
         Self { details: Some(json!({"retryAfterSeconds": 1})), ..Self::new(503, "ServiceUnavailable", message) }
     }
 
+    pub(crate) fn timeout(message: impl Into<String>) -> Self {
+        Self { details: Some(json!({"retryAfterSeconds": 1})), ..Self::new(504, "Timeout", message) }
+    }
+
     /// The `Status` object.
     pub(crate) fn to_json(&self) -> Value {
         let mut status = json!({

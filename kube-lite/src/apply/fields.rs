@@ -71,10 +71,6 @@ impl FieldSet {
         self.children.iter()
     }
 
-    pub(super) fn is_member(&self) -> bool {
-        self.member
-    }
-
     pub(super) fn clear_member(&mut self) {
         self.member = false;
     }
