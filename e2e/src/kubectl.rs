@@ -89,6 +89,17 @@ impl Kubectl {
         self.run(&["-n", namespace, "patch", kind, name, "--type=merge", "-p", &patch]).map(drop)
     }
 
+    /// Changes the status of an object by a JSON merge patch. A Node's needs it: its two addresses of one type cannot be
+    /// applied.
+    ///
+    /// # Errors
+    /// If the object does not exist, or the API refuses the change.
+    pub fn patch_status(&self, namespace: &str, kind: &str, name: &str, status: &Value) -> Result<()> {
+        let patch = serde_json::json!({"status": status}).to_string();
+        let options = ["--subresource=status", "--type=merge", "-p", &patch];
+        self.run(&[&["-n", namespace, "patch", kind, name][..], &options].concat()).map(drop)
+    }
+
     /// Deletes an object; fine if it does not exist.
     ///
     /// # Errors

@@ -35,10 +35,8 @@ pub fn cilium_node(node: &Node) -> Value {
     })
 }
 
-/// The Node of a node, for clusters without Cilium. Its addresses are a status: also [`apply`] it by
-/// [`Kubectl::apply_status`](crate::Kubectl::apply_status).
-///
-/// [`apply`]: crate::Kubectl::apply
+/// The Node of a node. Its addresses are a status, which is written apart: by
+/// [`Kubectl::patch_status`](crate::Kubectl::patch_status).
 #[must_use]
 pub fn node(node: &Node) -> Value {
     json!({
@@ -54,7 +52,7 @@ pub fn node(node: &Node) -> Value {
     })
 }
 
-/// The Pod of a pod on `node`, running one container; its addresses are a status, as with [`node`].
+/// The Pod of a pod on `node`, running one container; its addresses are a status, which is written apart, as with [`node`].
 #[must_use]
 pub fn pod(pod: &Pod, node: &Node, namespace: &str, labels: &[(&str, &str)]) -> Value {
     json!({

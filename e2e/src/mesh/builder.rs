@@ -16,13 +16,14 @@ pub struct MeshBuilder<'bed> {
     bed: &'bed Bed,
     nodes: usize,
     etcd: BTreeSet<String>,
+    agents: bool,
     dns: bool,
     encrypted: bool,
 }
 
 impl<'bed> MeshBuilder<'bed> {
     pub(super) fn new(bed: &'bed Bed) -> Self {
-        Self { bed, nodes: 1, etcd: BTreeSet::new(), dns: false, encrypted: false }
+        Self { bed, nodes: 1, etcd: BTreeSet::new(), agents: true, dns: false, encrypted: false }
     }
 
     /// So many nodes in each cluster, instead of one.
@@ -34,6 +35,12 @@ impl<'bed> MeshBuilder<'bed> {
     /// etcd as the store of this cluster, instead of the embedded one.
     pub fn etcd(mut self, cluster: &str) -> Self {
         self.etcd.insert(cluster.to_owned());
+        self
+    }
+
+    /// Without agents on the nodes.
+    pub fn without_agents(mut self) -> Self {
+        self.agents = false;
         self
     }
 
@@ -70,7 +77,7 @@ impl<'bed> MeshBuilder<'bed> {
             &[Part::Store][..],
             &[Part::Exporter],
             &[Part::Mirror, Part::Dns],
-            &(0..self.nodes).map(Part::Agent).collect::<Vec<_>>(),
+            &(0..self.nodes).filter(|_node| self.agents).map(Part::Agent).collect::<Vec<_>>(),
         ] {
             for member in members.values_mut() {
                 for part in rank.iter().filter(|part| self.dns || **part != Part::Dns) {
@@ -226,10 +233,16 @@ fn with_store(spec: DaemonSpec, cluster: &Cluster, user: &str) -> DaemonSpec {
 
 /// The objects of the nodes, as the kubelet and the network plugin would write them.
 fn apply_nodes(cluster: &Cluster, nodes: &[Node]) -> Result<()> {
-    let list = |items: Vec<serde_json::Value>| json!({"apiVersion": "v1", "kind": "List", "items": items});
-    let plain: Vec<_> = nodes.iter().map(objects::node).collect();
+    let kubectl = cluster.kubectl();
+    let without_status = |node: &Node| {
+        let mut object = objects::node(node);
+        let status = object.as_object_mut().and_then(|object| object.remove("status"));
+        (object, status.unwrap_or_default())
+    };
+    let (plain, status): (Vec<_>, Vec<_>) = nodes.iter().map(without_status).unzip();
     let cilium = nodes.iter().filter(|_node| cluster.has_cilium()).map(objects::cilium_node);
-    let all = plain.iter().cloned().chain(cilium).collect();
-    cluster.kubectl().apply_object(&list(all))?;
-    cluster.kubectl().apply_status(&list(plain).to_string())
+    let items: Vec<_> = plain.into_iter().chain(cilium).collect();
+    kubectl.apply_object(&json!({"apiVersion": "v1", "kind": "List", "items": items}))?;
+    let patch = |(node, status): (&Node, _)| kubectl.patch_status("", "node", node.name(), &status);
+    nodes.iter().zip(status).try_for_each(patch)
 }

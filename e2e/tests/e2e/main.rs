@@ -4,3 +4,15 @@
 mod bed;
 #[cfg(test)]
 mod dns;
+#[cfg(test)]
+mod packet;
+#[cfg(test)]
+mod path;
+#[cfg(test)]
+mod restarts;
+#[cfg(test)]
+mod stores;
+#[cfg(test)]
+mod tables;
+#[cfg(test)]
+mod three;
