@@ -110,7 +110,7 @@ reasons! {
     NameMismatch => "name-mismatch",
     /// The numeric identity lies outside the range of its cluster.
     IdentityOutOfRange => "identity-out-of-range",
-    /// The identity's labels lack k8s:io.cilium.k8s.policy.cluster=<its cluster>, or name another cluster.
+    /// The identity's labels lack k8s:io.cilium.k8s.policy.cluster with its own cluster, or name another cluster.
     IdentityClusterLabel => "identity-cluster-label",
     /// An address does not parse.
     AddressInvalid => "address-invalid",
