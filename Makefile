@@ -58,6 +58,12 @@ reasons: ## write docs/reasons.md anew
 fmt: ## format all code
 	$(CARGO) fmt --all
 
+.PHONY: release
+release: ## the one static binary, target/x86_64-unknown-linux-gnu/release/isthmus
+	ISTHMUS_REVISION="$$(git rev-parse --short=12 HEAD)" $(CARGO) static
+	@if readelf --dynamic target/x86_64-unknown-linux-gnu/release/isthmus | grep NEEDED; then \
+		echo "the binary needs shared libraries" >&2; exit 1; fi
+
 .PHONY: tools
 tools: ## build the servers for the end-to-end tests
 	@e2e/tools/build
