@@ -128,6 +128,26 @@ impl Default for Auth {
 }
 
 impl Auth {
+    /// As it was kept: users with their hash and roles, roles with their grants.
+    pub(crate) fn from_parts(
+        enabled: bool,
+        revision: u64,
+        users: Vec<(String, Option<Bytes>, Vec<String>)>,
+        roles: Vec<(String, Vec<Grant>)>,
+    ) -> Self {
+        let users = users.into_iter().map(|(name, password, roles)| (name, User { password, roles }));
+        let mut auth = Self {
+            enabled,
+            revision: 0,
+            users: users.collect(),
+            roles: roles.into_iter().collect(),
+            permissions: BTreeMap::new(),
+        };
+        auth.changed();
+        auth.revision = revision.max(1);
+        auth
+    }
+
     /// Whether calls are checked.
     pub fn enabled(&self) -> bool {
         self.enabled

@@ -16,6 +16,8 @@ pub mod auth;
 mod client;
 mod embedded;
 mod hub;
+mod image;
+mod journal;
 pub mod mvcc;
 pub mod proto;
 mod range;
@@ -31,5 +33,7 @@ pub use client::{
     WatchBatch, WatchError, WatchStream, Write,
 };
 pub use embedded::EmbeddedClient;
+pub use image::{Image, ImageError};
+pub use journal::{DurableError, restore};
 pub use range::{KeyRange, RangeEnd};
 pub use store::{AutoCompaction, Store, StoreConfig};

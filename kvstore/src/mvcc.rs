@@ -25,7 +25,7 @@ mod write;
 
 use std::collections::{BTreeMap, VecDeque};
 
-pub(crate) use self::record::{put_varint, varint_len};
+pub(crate) use self::record::{put_varint, take_varint, varint_len};
 use self::{
     index::Index,
     lease::Leases,
@@ -199,6 +199,11 @@ impl Keyspace {
             keys.sort_unstable_by(|a, b| a.key().cmp(b.key()));
         }
         Some((lease.ttl, remaining, keys))
+    }
+
+    /// Seconds that a lease was granted.
+    pub fn lease_ttl(&self, id: i64) -> Option<i64> {
+        self.leases.get(id).map(|lease| lease.ttl)
     }
 
     /// Whether a lease exists (it may be over, but not yet revoked).

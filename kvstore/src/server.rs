@@ -1,19 +1,23 @@
 //! The store as an etcd v3 server: gRPC and HTTP over mutual TLS.
 //!
 //! What comes in: connections. What goes out: etcd's answers, codes and messages included. Each connection is
-//! one task; each listener is one task; what they share is [`Shared`].
+//! one task; each listener is one task; what they share is `Shared`.
 
 mod auth;
 mod cluster;
 mod config;
 mod connection;
 mod convert;
+mod election;
 mod grpc;
+mod health;
 mod http1;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
 mod metrics;
+mod queue;
 mod route;
 mod status;
 mod tls;
@@ -131,7 +135,7 @@ impl Server {
         }
         let shared = Shared {
             store,
-            tokens: Tokens::default(),
+            tokens: Tokens::new(config.limits.token_ttl),
             client_cert_auth,
             tls,
             limits: config.limits,
@@ -163,6 +167,12 @@ impl Server {
         }
         let (shared, until) = (Arc::clone(&self.shared), stop.clone());
         tasks.spawn(async move { shared.store.housekeep(&until).await });
+        let (shared, until) = (Arc::clone(&self.shared), stop.clone());
+        tasks.spawn(async move {
+            if until.run_until_cancelled(shared.store.failure()).await.is_some() {
+                until.cancel();
+            }
+        });
         let (shared, until) = (Arc::clone(&self.shared), stop.clone());
         tasks.spawn(async move { reload(&shared, &until).await });
         while let Some(ended) = tasks.join_next().await {

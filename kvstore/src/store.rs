@@ -5,6 +5,7 @@
 //! revision, which is kept from being forgotten meanwhile.
 
 use std::{
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -12,13 +13,15 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, error, warn};
 
 use crate::{
     auth::{Auth, AuthError},
     client::Write,
     embedded::EmbeddedClient,
     hub::{Hub, Signal},
+    image::Image,
+    journal::{Disk, DurableError, Entry, write_image},
     mvcc::{Commit, Keyspace, Millis, Put, Range, RangeResult, Record, Refusal, Transaction, TxnResult},
     range::KeyRange,
     watcher::Watcher,
@@ -74,6 +77,10 @@ pub struct Store {
     auth_changes: Mutex<()>,
     hub: Arc<Hub>,
     started: Instant,
+    /// Where a durable store writes everything before it answers.
+    disk: Option<Mutex<Disk>>,
+    /// Cancelled when the disk failed: what is in memory may not be on it.
+    failed: CancellationToken,
     /// Something changed that the housekeeper's timers depend on.
     chores: Notify,
 }
@@ -81,15 +88,49 @@ pub struct Store {
 impl Store {
     /// An empty store.
     pub fn new(config: StoreConfig) -> Arc<Self> {
+        Self::with(config, Keyspace::new(), Auth::default(), None)
+    }
+
+    /// A store with the content of an image, in memory only.
+    pub fn from_image(config: StoreConfig, image: &Image) -> Arc<Self> {
+        Self::with(config, image.to_keyspace(0), image.auth.clone(), None)
+    }
+
+    /// The store that is kept in `dir`, or a new one there. It writes each change through to the disk before it
+    /// answers, which makes it as slow as the disk.
+    ///
+    /// # Errors
+    /// See [`DurableError`].
+    pub fn durable(config: StoreConfig, dir: &Path) -> Result<Arc<Self>, DurableError> {
+        let (disk, keyspace, auth) = Disk::open(dir, 0)?;
+        Ok(Self::with(config, keyspace, auth, Some(disk)))
+    }
+
+    fn with(config: StoreConfig, keyspace: Keyspace, auth: Auth, disk: Option<Disk>) -> Arc<Self> {
         Arc::new(Self {
             config,
-            keyspace: Mutex::default(),
-            auth: ArcSwap::default(),
+            keyspace: Mutex::new(keyspace),
+            auth: ArcSwap::from_pointee(auth),
             auth_changes: Mutex::default(),
             hub: Arc::default(),
             started: Instant::now(),
+            disk: disk.map(Mutex::new),
+            failed: CancellationToken::new(),
             chores: Notify::new(),
         })
+    }
+
+    /// Everything in it now.
+    pub fn image(&self) -> Image {
+        let keyspace = self.lock();
+        let sequence = self.disk.as_ref().map_or(0, |disk| lock(disk).sequence());
+        Image::of(&keyspace, &self.auth.load(), sequence)
+    }
+
+    /// Resolves when the disk of a durable store failed. The process must end then: clients may have seen what is
+    /// not on the disk, so going on would let two histories grow.
+    pub async fn failure(&self) {
+        self.failed.cancelled().await;
     }
 
     /// A client in this process.
@@ -115,9 +156,11 @@ impl Store {
         &self,
         change: impl FnOnce(&mut Auth) -> Result<(), AuthError>,
     ) -> Result<(), AuthError> {
-        let _one_at_a_time = self.auth_changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = lock(&self.auth_changes);
+        let _in_the_journals_order = self.disk.as_ref().map(|_| self.lock());
         let mut auth = Auth::clone(&self.auth.load());
         change(&mut auth)?;
+        self.note(|| Entry::auth(&auth));
         self.auth.store(Arc::new(auth));
         Ok(())
     }
@@ -138,6 +181,7 @@ impl Store {
                     tokio::task::yield_now().await;
                 }
                 self.hub.tidy();
+                self.fold().await;
                 let until_lease = next_lease.map(|end| Duration::from_millis(end.saturating_sub(self.now())));
                 let pause = until_lease.map_or(TIDY, |until| until.min(TIDY));
                 tokio::select! {
@@ -238,6 +282,7 @@ impl Store {
     pub fn compact(&self, revision: i64) -> Result<i64, Refusal> {
         let mut keyspace = self.lock();
         keyspace.compact(revision)?;
+        self.note(|| Entry::compacted(revision));
         let revision = keyspace.revision();
         drop(keyspace);
         self.chores.notify_one();
@@ -257,6 +302,7 @@ impl Store {
             },
             id => keyspace.grant(id, ttl, now).map(|()| id)?,
         };
+        self.note(|| Entry::granted(id, ttl));
         drop(keyspace);
         self.chores.notify_one();
         Ok(id)
@@ -268,7 +314,14 @@ impl Store {
     }
 
     pub(crate) fn revoke(&self, id: i64) -> Result<i64, Refusal> {
-        Ok(self.change(|keyspace| Ok(((), keyspace.revoke(id)?)))?.1)
+        let mut keyspace = self.lock();
+        let commit = keyspace.revoke(id)?;
+        self.note(|| Entry::ended(id, &commit));
+        let publisher = self.hub.publisher();
+        drop(keyspace);
+        let revision = commit.revision;
+        publisher.publish(revision, commit.events);
+        Ok(revision)
     }
 
     /// Granted and remaining seconds, and keys on demand.
@@ -307,8 +360,38 @@ impl Store {
     }
 
     fn lock(&self) -> MutexGuard<'_, Keyspace> {
-        // A panic in the key space is a bug; going on with what it left would hide it.
-        self.keyspace.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.keyspace)
+    }
+
+    /// Writes a change through to the disk; the key space is locked meanwhile, so nobody sees it before.
+    fn note(&self, entry: impl FnOnce() -> Entry) {
+        let Some(disk) = &self.disk else { return };
+        let written = lock(disk).append(&entry());
+        if let Err(error) = written {
+            error!(%error, "the disk of the durable store failed, it must stop");
+            self.failed.cancel();
+        }
+    }
+
+    /// Folds a long journal into a new image.
+    async fn fold(&self) {
+        let Some(disk) = &self.disk else { return };
+        if !lock(disk).is_long() {
+            return;
+        }
+        let (image, dir) = {
+            let keyspace = self.lock();
+            let mut disk = lock(disk);
+            if let Err(error) = disk.turn() {
+                warn!(%error, "cannot begin a new journal, the old one grows on");
+                return;
+            }
+            (Image::of(&keyspace, &self.auth.load(), disk.sequence()), disk.dir().to_owned())
+        };
+        let written = tokio::task::spawn_blocking(move || write_image(&dir, &image)).await;
+        if let Ok(Err(error)) = written {
+            warn!(%error, "cannot write a new image, the journals stay");
+        }
     }
 
     /// One change, told to the watches in the order of revisions.
@@ -318,6 +401,7 @@ impl Store {
     ) -> Result<(R, i64), E> {
         let mut keyspace = self.lock();
         let (result, commit) = change(&mut keyspace)?;
+        self.note(|| Entry::commit(&commit));
         let publisher = self.hub.publisher();
         drop(keyspace);
         publisher.publish(commit.revision, commit.events);
@@ -344,6 +428,7 @@ impl Store {
         let mut keyspace = self.lock();
         // Refused when nothing changed since; there is nothing to do then.
         if target > keyspace.compacted() && keyspace.compact(target).is_ok() {
+            self.note(|| Entry::compacted(target));
             debug!(revision = target, "compacted");
         }
     }
@@ -372,6 +457,11 @@ impl Compaction {
         }
         target
     }
+}
+
+/// A panic under one of these locks is a bug that ends its task; what it left is still consistent enough to read.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Keeps a revision readable while it lives.

@@ -3,8 +3,10 @@
 use crate::daemon::{self, DaemonArgs, Spec};
 use crate::duration;
 use crate::exit::{Exit, Usage};
+use crate::out;
+use anyhow::Context as _;
 use kvstore::server::{Listen, Server, ServerConfig, ServerLimits, ServerTls};
-use kvstore::{AutoCompaction, Store, StoreConfig, auth::Auth};
+use kvstore::{AutoCompaction, Image, Store, StoreConfig, auth::Auth};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -24,6 +26,20 @@ pub(crate) struct Args {
 enum Command {
     /// Keep the cluster's state in memory and serve it as an etcd v3 server over mutual TLS.
     Serve(Box<Serve>),
+    /// Make the directory of a durable store from a snapshot that `etcdctl snapshot save` took of a store.
+    Restore(Restore),
+}
+
+/// Arguments of `isthmus store restore`.
+#[derive(Debug, clap::Args)]
+struct Restore {
+    /// The snapshot.
+    #[arg(value_name = "FILE")]
+    snapshot: PathBuf,
+
+    /// Directory to make; it must not hold a store yet.
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
 }
 
 /// Arguments of `isthmus store serve`. What etcd has too has etcd's name.
@@ -61,6 +77,18 @@ struct Serve {
     /// `remote`, `root`. Without it whoever has a valid certificate may do everything.
     #[arg(long, value_name = "NAME", env = "CILIUM_CLUSTER_NAME")]
     cluster_name: Option<String>,
+
+    /// Keep the store in --data-dir, written through to the disk before each answer. Without it, it is in memory only.
+    #[arg(long, requires = "data_dir")]
+    durable: bool,
+
+    /// Directory of a durable store; without --durable it is not used.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+
+    /// How long the token of a user with a password lives after its last use.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    auth_token_ttl: u64,
 
     /// Name of the member.
     #[arg(long, value_name = "NAME", default_value = "default")]
@@ -141,7 +169,25 @@ impl Args {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         match self.command {
             Command::Serve(serve) => serve.run(),
+            Command::Restore(restore) => restore.run(),
         }
+    }
+}
+
+impl Restore {
+    fn run(self) -> anyhow::Result<Exit> {
+        let bytes =
+            std::fs::read(&self.snapshot).with_context(|| format!("read {}", self.snapshot.display()))?;
+        let image = Image::decode(&bytes).with_context(|| format!("read {}", self.snapshot.display()))?;
+        kvstore::restore(&self.data_dir, &image)
+            .with_context(|| format!("write {}", self.data_dir.display()))?;
+        out::print(format_args!(
+            "restored revision {}, {} keys, to {}",
+            image.revision,
+            image.records.len(),
+            self.data_dir.display()
+        ))?;
+        Ok(Exit::Done)
     }
 }
 
@@ -153,8 +199,19 @@ impl Serve {
             retention => AutoCompaction::Periodic(retention),
         };
         daemon::run(&SPEC, &self.daemon, async |daemon| {
-            let store = Store::new(StoreConfig { auto_compaction: compaction, ..StoreConfig::default() });
+            let settings = StoreConfig { auto_compaction: compaction, ..StoreConfig::default() };
+            let store = match (&self.data_dir, self.durable) {
+                (Some(dir), true) => Store::durable(settings, dir).context("open the durable store")?,
+                (Some(dir), false) => {
+                    info!(dir = %dir.display(), "--data-dir is not used without --durable: the store is in memory");
+                    Store::new(settings)
+                }
+                (None, _) => Store::new(settings),
+            };
             match &self.cluster_name {
+                Some(name) if store.auth().enabled() => {
+                    info!(cluster = name, "users are those of the durable store")
+                }
                 Some(name) => {
                     let users = Auth::of_cluster(name);
                     store.change_auth(|auth| {
@@ -163,6 +220,7 @@ impl Serve {
                     })?;
                     info!(cluster = name, "users set up, every call is checked");
                 }
+                None if store.auth().enabled() => {}
                 None => warn!("no --cluster-name: whoever has a valid certificate may do everything"),
             }
             let server = Server::bind(config, store.clone()).await?;
@@ -226,6 +284,7 @@ impl Serve {
                 watches_per_stream: self.max_watches_per_stream,
                 quota_bytes: self.quota_backend_bytes,
                 progress_interval: self.watch_progress_notify_interval,
+                token_ttl: Duration::from_secs(self.auth_token_ttl),
                 ..ServerLimits::default()
             },
         })
@@ -244,8 +303,10 @@ mod tests {
     }
 
     fn config(args: &[&str]) -> anyhow::Result<ServerConfig> {
-        let Command::Serve(serve) = Cli::try_parse_from(["store", "serve"].iter().chain(args))?.args.command;
-        serve.config()
+        match Cli::try_parse_from(["store", "serve"].iter().chain(args))?.args.command {
+            Command::Serve(serve) => serve.config(),
+            Command::Restore(_) => unreachable!("the command is serve"),
+        }
     }
 
     const TLS: [&str; 3] = ["--cert-file=c", "--key-file=k", "--trusted-ca-file=ca"];

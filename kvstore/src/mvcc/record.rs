@@ -164,16 +164,22 @@ fn put_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
     }
 }
 
-fn take_varint(rest: &mut &[u8]) -> u64 {
+/// Reads a varint; `None` if there is none.
+pub(crate) fn take_varint(rest: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
-    for (at, &byte) in rest.iter().enumerate() {
+    for (at, &byte) in rest.iter().enumerate().take(10) {
         number |= u64::from(byte & 0x7f) << (7 * at);
         if byte < 0x80 {
             *rest = &rest[at + 1..];
-            return number;
+            return Some(number);
         }
     }
-    unreachable!("records are written by `encode` only")
+    None
+}
+
+/// A varint of a record, which only `encode` writes.
+fn own_varint(rest: &mut &[u8]) -> u64 {
+    take_varint(rest).expect("records are written by `encode` only")
 }
 
 fn take_number(rest: &mut &[u8], tag: u8) -> i64 {
@@ -181,7 +187,7 @@ fn take_number(rest: &mut &[u8], tag: u8) -> i64 {
         return 0;
     }
     *rest = &rest[1..];
-    take_varint(rest) as i64
+    own_varint(rest) as i64
 }
 
 fn take_bytes<'a>(rest: &mut &'a [u8], tag: u8) -> &'a [u8] {
@@ -189,7 +195,7 @@ fn take_bytes<'a>(rest: &mut &'a [u8], tag: u8) -> &'a [u8] {
         return b"";
     }
     *rest = &rest[1..];
-    let len = take_varint(rest) as usize;
+    let len = own_varint(rest) as usize;
     let (bytes, after) = rest.split_at(len);
     *rest = after;
     bytes

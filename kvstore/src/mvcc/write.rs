@@ -34,6 +34,71 @@ pub struct Commit {
 }
 
 impl Keyspace {
+    /// Fills an empty key space with the keys of an image, as of `revision`. Their leases must be granted before.
+    pub fn load(&mut self, records: &[Record], revision: i64) {
+        for record in records {
+            self.insert(record.clone());
+        }
+        self.log.clear();
+        self.revision = self.revision.max(revision);
+        (self.compacted, self.purged) = (self.revision, self.revision);
+    }
+
+    /// Makes a revision again from its records. `None` if it is not the one that follows.
+    pub fn replay(&mut self, records: &[Record]) -> Option<()> {
+        let revision = records.first()?.mod_revision();
+        if revision != self.revision + 1 || records.iter().any(|record| record.mod_revision() != revision) {
+            return None;
+        }
+        for record in records {
+            let id = self.insert(record.clone());
+            self.log.push_back(Change { revision, slot: id });
+        }
+        self.revision = revision;
+        Some(())
+    }
+
+    /// Makes `record` the latest version of its key.
+    fn insert(&mut self, record: Record) -> super::slots::SlotId {
+        let lease = record.fields().lease;
+        let dead = record.is_tombstone();
+        self.bytes += record.encoded().len();
+        let (id, old_lease) = match self.index.find(&self.slots, record.key()) {
+            Err(place) => {
+                let id = self.slots.insert(Slot {
+                    current: record,
+                    history: None,
+                    lease_position: 0,
+                    dead: false,
+                });
+                self.index.insert(place, id, &self.slots);
+                if dead {
+                    self.slots.get_mut(id).dead = true;
+                    self.index.set_live(place, false);
+                }
+                (id, 0)
+            }
+            Ok((place, id)) => {
+                let slot = self.slots.get_mut(id);
+                let (was_dead, old_lease) = (slot.dead, slot.current.fields().lease);
+                self.bytes -= slot.push(record);
+                if was_dead != dead {
+                    self.index.set_live(place, !dead);
+                }
+                (id, old_lease)
+            }
+        };
+        if old_lease != lease {
+            if old_lease != 0 {
+                self.leases.detach(old_lease, id, &mut self.slots);
+            }
+            if lease != 0 && self.leases.get(lease).is_some() {
+                self.leases.attach(lease, id, &mut self.slots);
+            }
+        }
+        id
+    }
+
     /// Begins the next revision. Nothing else can see the store until [`WriteTxn::commit`].
     pub fn write(&mut self) -> WriteTxn<'_> {
         let revision = self.revision + 1;

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     auth::{Access, Auth, AuthError, Grant, Identity, ROOT},
+    image::permission,
     proto::{authpb, etcdserverpb as pb},
     range::KeyRange,
 };
@@ -290,7 +291,7 @@ fn role_get(
             range_end: Bytes::from_static(b"\0"),
         }]
     } else {
-        grants.iter().map(to_wire).collect()
+        grants.iter().map(permission).collect()
     };
     Ok(pb::AuthRoleGetResponse { header: Some(shared.header_now()), perm })
 }
@@ -341,15 +342,4 @@ fn role_revoke_permission(
     let range = KeyRange::from_wire(request.key, request.range_end);
     shared.store.change_auth(|auth| auth.revoke_permission(&request.role, &range))?;
     Ok(pb::AuthRoleRevokePermissionResponse { header: Some(shared.header_now()) })
-}
-
-fn to_wire(grant: &Grant) -> authpb::Permission {
-    use authpb::permission::Type;
-    let perm_type = match grant.access {
-        Access::Read => Type::Read,
-        Access::Write => Type::Write,
-        Access::ReadWrite => Type::Readwrite,
-    };
-    let (key, range_end) = grant.range.to_wire();
-    authpb::Permission { perm_type: perm_type as i32, key, range_end }
 }

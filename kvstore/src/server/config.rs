@@ -53,6 +53,8 @@ pub struct ServerLimits {
     pub progress_interval: Duration,
     /// `--bcrypt-cost`: how slow checking a password is.
     pub bcrypt_cost: u32,
+    /// `--auth-token-ttl`: how long a password user's token lives after its last use.
+    pub token_ttl: Duration,
     /// Shorter leases are granted so many seconds; etcd's follows from its election timeout.
     pub min_lease_ttl_seconds: i64,
 }
@@ -69,6 +71,7 @@ impl Default for ServerLimits {
             quota_bytes: 8 << 30,
             progress_interval: Duration::from_secs(600),
             bcrypt_cost: 10,
+            token_ttl: Duration::from_secs(300),
             min_lease_ttl_seconds: 2,
         }
     }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     auth::Access,
-    mvcc::{self, RangeResult, put_varint, varint_len},
+    mvcc::{self, RangeResult, Record, put_varint, varint_len},
     proto::etcdserverpb as pb,
     range::KeyRange,
 };
@@ -63,7 +63,7 @@ pub(crate) async fn range_stream(mut call: Call) {
 
 async fn stream(call: &mut Call, request: pb::RangeRequest) -> Result<(), Status> {
     convert::check_range(&request)?;
-    let mut ask = convert::range_request(&request);
+    let ask = convert::range_request(&request);
     if ask.sort.is_some() {
         return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
     }
@@ -73,21 +73,30 @@ async fn stream(call: &mut Call, request: pb::RangeRequest) -> Result<(), Status
     call.shared.may(&call.caller, &ask.range, Access::Read)?;
     let shape = Shape::of(&request);
     let gone = |Gone| Status::cancelled("the caller left");
-    let limit = if ask.limit == 0 { usize::MAX } else { ask.limit };
     // One read, one revision: its records are only references, whatever their size.
-    ask.limit = if limit == usize::MAX { 0 } else { limit };
     let found = call.shared.store.range(&ask).await?;
     let header = call.shared.header(found.revision);
-    let mut chunks = found.records.chunks(STREAM_KEYS).peekable();
-    while let Some(chunk) = chunks.next()
-        && chunks.peek().is_some()
-    {
-        let part = RangeResult { records: chunk.to_vec(), ..RangeResult::default() };
+    let mut rest = &found.records[..];
+    loop {
+        let mut bytes = 0;
+        let mut fits = |record: &Record| {
+            bytes += shape.field_len(record);
+            bytes <= call.shared.limits.request_bytes
+        };
+        // At least one, however large.
+        let end = rest.iter().take(STREAM_KEYS).position(|record| !fits(record));
+        let end = end.unwrap_or(rest.len().min(STREAM_KEYS)).max(rest.len().min(1));
+        let (chunk, after) = rest.split_at(end);
+        let records = chunk.to_vec();
+        if after.is_empty() {
+            let last =
+                RangeResult { records, more: found.more, count: found.count, revision: found.revision };
+            return send_range(&mut call.outgoing, Some(&header), &last, shape, true).await.map_err(gone);
+        }
+        let part = RangeResult { records, ..RangeResult::default() };
         send_range(&mut call.outgoing, None, &part, shape, true).await.map_err(gone)?;
+        rest = after;
     }
-    let tail = found.records.chunks(STREAM_KEYS).next_back().unwrap_or_default().to_vec();
-    let last = RangeResult { records: tail, ..found };
-    send_range(&mut call.outgoing, Some(&header), &last, shape, true).await.map_err(gone)
 }
 
 /// Sends a `RangeResponse` (or a `RangeStreamResponse` around it) piece by piece.

@@ -1,14 +1,20 @@
 //! The service `Maintenance`.
 
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use tonic::Status;
 
 use super::{
     Shared,
+    grpc::{Gone, frame},
     route::{Call, Caller},
     status,
 };
 use crate::proto::etcdserverpb as pb;
+
+/// Bytes of a snapshot in one message.
+const SNAPSHOT_PIECE: usize = 256 * 1024;
+/// Bytes of a snapshot's checksum.
+const CHECKSUM_BYTES: usize = 32;
 
 pub(crate) fn route(call: Call, method: &str) -> BoxFuture<'static, ()> {
     match method {
@@ -17,6 +23,7 @@ pub(crate) fn route(call: Call, method: &str) -> BoxFuture<'static, ()> {
         "Defragment" => call.unary(defragment),
         "Hash" => call.unary(hash),
         "HashKV" => call.unary(hash_kv),
+        "Snapshot" => snapshot(call).boxed(),
         "MoveLeader" => call.unary(move_leader),
         "Downgrade" => call.unary(downgrade),
         _ => call.unknown(&format!("/etcdserverpb.Maintenance/{method}")),
@@ -101,6 +108,43 @@ fn hash_kv(
         compact_revision: if compacted == 0 { -1 } else { compacted },
         hash_revision: at,
     })
+}
+
+/// The whole store, as [`crate::Image`] writes it; the last message is the checksum, as etcd's clients expect.
+async fn snapshot(mut call: Call) {
+    let admitted = match call.incoming.only::<pb::SnapshotRequest>().await {
+        Ok(_) => call.shared.may_administer(&call.caller).map_err(Status::from),
+        Err(status) => Err(status),
+    };
+    if let Err(status) = admitted {
+        return call.outgoing.finish(Err(status));
+    }
+    let image = call.shared.store.image();
+    let header = Some(call.shared.header(image.revision));
+    // The checksum is not counted by etcd either.
+    let mut remaining = image.encoded_len() - CHECKSUM_BYTES;
+    // A few pieces ahead of the peer; encoding is a copy, so it runs beside the connection.
+    let (pieces, mut next) = tokio::sync::mpsc::channel(4);
+    let encoding = tokio::task::spawn_blocking(move || {
+        image.encode(SNAPSHOT_PIECE, |piece| {
+            // Nobody wants the rest if the peer is gone.
+            let _peer_may_be_gone = pieces.blocking_send(piece);
+        });
+    });
+    while let Some(blob) = next.recv().await {
+        remaining = remaining.saturating_sub(blob.len());
+        let part = pb::SnapshotResponse {
+            header,
+            remaining_bytes: remaining as u64,
+            blob,
+            version: crate::embedded::ETCD_VERSION.to_owned(),
+        };
+        if let Err(Gone) = call.outgoing.send(frame(&part)).await {
+            return;
+        }
+    }
+    let ended = encoding.await.map_err(|error| Status::internal(error.to_string()));
+    call.outgoing.finish(ended);
 }
 
 fn move_leader(

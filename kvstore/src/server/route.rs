@@ -11,8 +11,9 @@ use tonic::Status;
 use super::{
     Shared, auth, cluster,
     connection::Peer,
+    election,
     grpc::{Gone, Incoming, Outgoing, frame},
-    kv, lease, maintenance, watch,
+    health, kv, lease, lock, maintenance, watch,
 };
 
 /// Who calls, and what they show for it.
@@ -71,6 +72,9 @@ pub(crate) fn route(
         ("etcdserverpb.Cluster", method) => cluster::route(call, method),
         ("etcdserverpb.Maintenance", method) => maintenance::route(call, method),
         ("etcdserverpb.Auth", method) => auth::route(call, method),
+        ("v3lockpb.Lock", method) => lock::route(call, method),
+        ("v3electionpb.Election", method) => election::route(call, method),
+        ("grpc.health.v1.Health", method) => health::route(call, method),
         _ => call.unknown(path),
     }
 }

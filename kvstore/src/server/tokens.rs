@@ -8,14 +8,13 @@ use std::{
 
 use rand::distr::{Alphanumeric, SampleString};
 
-/// How long a token lives after its last use. etcd's default.
-const LIFE: Duration = Duration::from_secs(300);
 /// Most tokens at a time; the one that would end first goes.
 const MOST: usize = 10_000;
 
 /// All tokens.
-#[derive(Default)]
 pub(crate) struct Tokens {
+    /// How long a token lives after its last use.
+    life: Duration,
     known: Mutex<HashMap<String, Token>>,
 }
 
@@ -31,6 +30,10 @@ impl std::fmt::Debug for Tokens {
 }
 
 impl Tokens {
+    pub(crate) fn new(life: Duration) -> Self {
+        Self { life, known: Mutex::default() }
+    }
+
     /// A new token.
     pub(crate) fn issue(&self, user: &str) -> String {
         let token = Alphanumeric.sample_string(&mut rand::rng(), 32);
@@ -42,7 +45,7 @@ impl Tokens {
         {
             known.remove(&first);
         }
-        known.insert(token.clone(), Token { user: user.to_owned(), end: now + LIFE });
+        known.insert(token.clone(), Token { user: user.to_owned(), end: now + self.life });
         token
     }
 
@@ -51,7 +54,7 @@ impl Tokens {
         let mut known = self.lock();
         let now = Instant::now();
         let found = known.get_mut(token).filter(|token| token.end > now)?;
-        found.end = now + LIFE;
+        found.end = now + self.life;
         Some(found.user.clone())
     }
 

@@ -1,0 +1,178 @@
+//! What a durable store wrote since its last image: a file of checked entries. Pure but for [`File`]'s own I/O.
+//!
+//! ```text
+//!   entry: content length (4) │ sequence (8) │ CRC of these (4) │ CRC of the content (4) │ content
+//! ```
+//!
+//! An entry that was being written when the machine stopped is cut off at the end of the file. Damage anywhere
+//! else is not guessed around: the store refuses to start and says where.
+
+mod crc;
+mod disk;
+
+use bytes::Bytes;
+use prost::Message;
+
+use self::crc::crc32;
+pub(crate) use self::disk::{Disk, write_image};
+pub use self::disk::{DurableError, restore};
+use crate::{
+    auth::Auth,
+    image::{AuthFrame, auth_from_frame, auth_to_frame, to_record},
+    mvcc::{Commit, Keyspace, Millis},
+};
+
+const HEADER: usize = 20;
+
+/// One change of a store.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Entry {
+    /// Encoded records of one revision.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    records: Vec<Bytes>,
+    /// A lease that was granted.
+    #[prost(int64, tag = "2")]
+    granted: i64,
+    #[prost(int64, tag = "3")]
+    ttl: i64,
+    /// A lease that ended (before its keys, which are records of the same entry).
+    #[prost(int64, tag = "4")]
+    ended: i64,
+    /// A compaction.
+    #[prost(int64, tag = "5")]
+    compacted: i64,
+    /// Users and roles, whole.
+    #[prost(message, optional, tag = "6")]
+    auth: Option<AuthFrame>,
+}
+
+impl Entry {
+    pub(crate) fn commit(commit: &Commit) -> Self {
+        let records = commit.events.iter().map(|event| Bytes::copy_from_slice(event.record.encoded()));
+        Self { records: records.collect(), ..Self::default() }
+    }
+
+    pub(crate) fn granted(id: i64, ttl: i64) -> Self {
+        Self { granted: id, ttl, ..Self::default() }
+    }
+
+    pub(crate) fn ended(id: i64, commit: &Commit) -> Self {
+        Self { ended: id, ..Self::commit(commit) }
+    }
+
+    pub(crate) fn compacted(revision: i64) -> Self {
+        Self { compacted: revision, ..Self::default() }
+    }
+
+    pub(crate) fn auth(auth: &Auth) -> Self {
+        Self { auth: Some(auth_to_frame(auth)), ..Self::default() }
+    }
+
+    /// Whether it says nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Does it again. `None` if it does not fit, which a journal of this store never gives.
+    fn replay(self, keyspace: &mut Keyspace, auth: &mut Auth, now: Millis) -> Option<()> {
+        if self.granted != 0 {
+            keyspace.grant(self.granted, self.ttl, now).ok()?;
+        }
+        if !self.records.is_empty() {
+            let records: Option<Vec<_>> = self.records.iter().map(|bytes| to_record(bytes)).collect();
+            keyspace.replay(&records?)?;
+        }
+        if self.ended != 0 {
+            keyspace.revoke(self.ended).ok()?;
+        }
+        if self.compacted != 0 {
+            keyspace.compact(self.compacted).ok()?;
+        }
+        if let Some(frame) = self.auth {
+            *auth = auth_from_frame(frame);
+        }
+        Some(())
+    }
+}
+
+/// Appends an entry.
+pub(crate) fn encode(entry: &Entry, sequence: u64, out: &mut Vec<u8>) {
+    let content = entry.encode_to_vec();
+    let start = out.len();
+    out.extend_from_slice(&(content.len() as u32).to_le_bytes());
+    out.extend_from_slice(&sequence.to_le_bytes());
+    let header = crc32(&out[start..]);
+    out.extend_from_slice(&header.to_le_bytes());
+    out.extend_from_slice(&crc32(&content).to_le_bytes());
+    out.extend_from_slice(&content);
+}
+
+/// What the bytes at some place of a journal are.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Found {
+    /// An entry, and where the next one begins.
+    Entry { entry: Entry, sequence: u64, next: usize },
+    /// The end.
+    End,
+    /// An entry that was not written to its end.
+    Torn,
+    /// Not what was written.
+    Damaged,
+}
+
+/// Reads the entry at `offset`.
+pub(crate) fn decode(bytes: &[u8], offset: usize) -> Found {
+    let rest = &bytes[offset..];
+    if rest.is_empty() {
+        return Found::End;
+    }
+    // A file may have grown before its content arrived.
+    if rest.len() < HEADER || rest.iter().all(|&byte| byte == 0) {
+        return Found::Torn;
+    }
+    let word = |at: usize| u32::from_le_bytes([rest[at], rest[at + 1], rest[at + 2], rest[at + 3]]);
+    if crc32(&rest[..12]) != word(12) {
+        return Found::Damaged;
+    }
+    let len = word(0) as usize;
+    let sequence = u64::from(word(4)) | (u64::from(word(8)) << 32);
+    let Some(content) = rest[HEADER..].get(..len) else { return Found::Torn };
+    if crc32(content) != word(16) {
+        return if rest.len() == HEADER + len { Found::Torn } else { Found::Damaged };
+    }
+    match Entry::decode(content) {
+        Ok(entry) => Found::Entry { entry, sequence, next: offset + HEADER + len },
+        Err(_not_an_entry) => Found::Damaged,
+    }
+}
+
+/// Does everything in a journal again that comes after `sequence`. Returns how many bytes of it are whole and the
+/// last sequence.
+///
+/// # Errors
+/// The offset of the damage.
+pub(crate) fn replay(
+    bytes: &[u8],
+    mut sequence: u64,
+    keyspace: &mut Keyspace,
+    auth: &mut Auth,
+    now: Millis,
+) -> Result<(usize, u64), usize> {
+    let mut offset = 0;
+    loop {
+        match decode(bytes, offset) {
+            Found::Entry { entry, sequence: number, next } => {
+                if number > sequence {
+                    entry.replay(keyspace, auth, now).ok_or(offset)?;
+                    sequence = number;
+                }
+                offset = next;
+            }
+            Found::End | Found::Torn => return Ok((offset, sequence)),
+            Found::Damaged => return Err(offset),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

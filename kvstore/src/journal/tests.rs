@@ -1,0 +1,144 @@
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    image::Image,
+    mvcc::{Put, Range},
+    range::KeyRange,
+};
+
+/// A key space whose changes go to a journal.
+#[derive(Default)]
+struct Journaled {
+    keyspace: Keyspace,
+    auth: Auth,
+    bytes: Vec<u8>,
+    sequence: u64,
+}
+
+impl Journaled {
+    fn note(&mut self, entry: &Entry) {
+        if !entry.is_empty() {
+            self.sequence += 1;
+            encode(entry, self.sequence, &mut self.bytes);
+        }
+    }
+
+    fn put(&mut self, key: &str, value: &str, lease: i64) {
+        let put = Put { key: key.to_owned().into(), value: value.to_owned().into(), lease, ..Put::default() };
+        let (_, commit) = self.keyspace.put(&put).unwrap();
+        self.note(&Entry::commit(&commit));
+    }
+
+    fn delete(&mut self, range: &KeyRange) {
+        let mut txn = self.keyspace.write();
+        txn.delete_range(range);
+        let commit = txn.commit();
+        self.note(&Entry::commit(&commit));
+    }
+
+    fn again(&self) -> (Keyspace, Auth) {
+        let (mut keyspace, mut auth) = (Keyspace::new(), Auth::default());
+        let replayed = replay(&self.bytes, 0, &mut keyspace, &mut auth, 0);
+        assert_eq!(replayed, Ok((self.bytes.len(), self.sequence)));
+        (keyspace, auth)
+    }
+}
+
+fn content(keyspace: &Keyspace) -> (i64, Vec<Bytes>, Vec<i64>) {
+    let all = keyspace.range(&Range::of(KeyRange::all())).unwrap();
+    let records = all.records.iter().map(|record| Bytes::copy_from_slice(record.encoded())).collect();
+    (keyspace.revision(), records, keyspace.lease_ids())
+}
+
+fn some() -> Journaled {
+    let mut store = Journaled::default();
+    store.keyspace.grant(7, 60, 0).unwrap();
+    store.note(&Entry::granted(7, 60));
+    store.put("a", "1", 7);
+    store.put("a", "2", 7);
+    store.put("b", "1", 0);
+    store.delete(&KeyRange::key("b"));
+    store.auth = Auth::of_cluster("x");
+    store.note(&Entry::auth(&store.auth));
+    store
+}
+
+#[test]
+fn what_was_written_is_there_again() {
+    let mut store = some();
+    let (keyspace, auth) = store.again();
+    assert_eq!(content(&keyspace), content(&store.keyspace));
+    assert!(auth.enabled());
+    let commit = store.keyspace.revoke(7).unwrap();
+    store.note(&Entry::ended(7, &commit));
+    store.keyspace.compact(4).unwrap();
+    store.note(&Entry::compacted(4));
+    let (keyspace, _) = store.again();
+    assert_eq!(content(&keyspace), content(&store.keyspace));
+    assert_eq!(keyspace.compacted(), 4);
+}
+
+#[test]
+fn a_torn_end_is_cut_at_every_byte_of_it() {
+    let mut store = some();
+    let whole = store.bytes.len();
+    store.put("c", "torn", 0);
+    for cut in whole..store.bytes.len() {
+        let (mut keyspace, mut auth) = (Keyspace::new(), Auth::default());
+        let replayed = replay(&store.bytes[..cut], 0, &mut keyspace, &mut auth, 0);
+        assert_eq!(replayed, Ok((whole, store.sequence - 1)), "cut at {cut}");
+        assert!(keyspace.get(b"c").is_none());
+    }
+    let mut grown = store.bytes[..whole].to_vec();
+    grown.resize(whole + 4096, 0);
+    let replayed = replay(&grown, 0, &mut Keyspace::new(), &mut Auth::default(), 0);
+    assert_eq!(replayed, Ok((whole, store.sequence - 1)));
+}
+
+#[test]
+fn damage_in_the_middle_is_refused_with_its_offset() {
+    let store = some();
+    let Found::Entry { next: second, .. } = decode(&store.bytes, 0) else { panic!("an entry") };
+    let Found::Entry { next: third, .. } = decode(&store.bytes, second) else { panic!("an entry") };
+    for at in second..third {
+        let mut damaged = store.bytes.clone();
+        damaged[at] ^= 0x10;
+        let replayed = replay(&damaged, 0, &mut Keyspace::new(), &mut Auth::default(), 0);
+        assert_eq!(replayed, Err(second), "byte {at}");
+    }
+}
+
+#[test]
+fn entries_that_the_image_contains_are_not_done_twice() {
+    let mut store = some();
+    let image = Image::of(&store.keyspace, &store.auth, store.sequence);
+    store.put("after", "1", 7);
+    let mut keyspace = image.to_keyspace(0);
+    let mut auth = image.auth.clone();
+    replay(&store.bytes, image.sequence, &mut keyspace, &mut auth, 0).unwrap();
+    assert_eq!(content(&keyspace), content(&store.keyspace));
+}
+
+proptest! {
+    /// Whatever happened, a replay leads to the same keys, revisions and versions.
+    #[test]
+    fn a_replay_is_the_store(ops in prop::collection::vec((0..3u8, "[ab]{1,2}", "[xy]{0,2}"), 0..40)) {
+        let mut store = Journaled::default();
+        for (op, key, value) in ops {
+            match op {
+                0 => store.delete(&KeyRange::prefix(key)),
+                _ => store.put(&key, &value, 0),
+            }
+        }
+        let (keyspace, _) = store.again();
+        prop_assert_eq!(content(&keyspace), content(&store.keyspace));
+    }
+
+    /// Bytes that no store wrote are refused or taken for a torn end; they never stop the program.
+    #[test]
+    fn anything_can_be_read_as_a_journal(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _either = replay(&bytes, 0, &mut Keyspace::new(), &mut Auth::default(), 0);
+    }
+}
