@@ -69,5 +69,5 @@ pub use netns::NetNs;
 pub use node::{Node, Pod};
 pub use plan::Plan;
 pub use process::{Process, Signal};
-pub use tools::tool;
+pub use tools::{isthmus, tool};
 pub use underlay::Host;

@@ -177,6 +177,12 @@ impl Member<'_> {
         std::fs::read_to_string(log).with_context(|| format!("read {}", log.display()))
     }
 
+    /// The socket of the agent on the node of an index.
+    #[must_use]
+    pub fn socket(&self, node: usize) -> PathBuf {
+        socket(self.cluster, node)
+    }
+
     /// Where its mirror finds one configuration for each other cluster.
     #[must_use]
     pub fn remotes_dir(&self) -> PathBuf {

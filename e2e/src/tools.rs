@@ -37,7 +37,7 @@ fn build() -> Result<PathBuf> {
 ///
 /// # Errors
 /// If it is not there.
-pub(crate) fn isthmus() -> Result<PathBuf> {
+pub fn isthmus() -> Result<PathBuf> {
     if let Some(path) = env::var_os("ISTHMUS_BIN") {
         return Ok(path.into());
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Member, Part, socket};
+use super::{Member, Part};
 
 impl Member<'_> {
     /// `isthmus agent <table> -o json` on the first node.
@@ -16,13 +16,25 @@ impl Member<'_> {
         self.agent_of(0, table)
     }
 
+    /// The same for people.
+    ///
+    /// # Errors
+    /// If the agent does not answer.
+    pub fn agent_text(&self, table: &str) -> Result<String> {
+        let exec = self.node().host().isthmus()?.args(["agent", table, "--socket"]).arg(self.socket(0));
+        let output = exec.output()?;
+        let shown = output.status.success() || output.status.code() == Some(3);
+        ensure!(shown, "isthmus agent {table}: {} {}{}", output.status, output.stderr, output.stdout);
+        Ok(output.stdout)
+    }
+
     /// The same on the node of an index.
     ///
     /// # Errors
     /// If the agent does not answer.
     pub fn agent_of(&self, node: usize, table: &str) -> Result<Value> {
         let exec = self.nodes()[node].host().isthmus()?.args(["agent", table, "-o", "json", "--socket"]);
-        let output = exec.arg(socket(self.cluster(), node)).output()?;
+        let output = exec.arg(self.socket(node)).output()?;
         // 3 is for a state that is not well, which is shown all the same.
         let shown = output.status.success() || output.status.code() == Some(3);
         ensure!(shown, "isthmus agent {table}: {} {}{}", output.status, output.stderr, output.stdout);
@@ -84,14 +96,15 @@ impl Member<'_> {
         serde_json::from_str(&text).with_context(|| format!("read the JSON of {path} of {part:?}"))
     }
 
-    /// The sum of all samples of a metric whose line contains each of `labels`; 0 if there are none.
+    /// The sum of all samples of the metrics whose name ends in `name` and whose line contains each of `labels`; 0 if
+    /// there are none.
     ///
     /// # Errors
     /// If the daemon does not answer.
     pub fn metric(&self, part: Part, name: &str, labels: &[&str]) -> Result<f64> {
         let text = self.daemon(part).health("/metrics")?;
         let of_name = |line: &&str| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' '))
+            line.split(['{', ' ']).next().is_some_and(|found| found.ends_with(name)) && !line.starts_with('#')
         };
         let lines =
             text.lines().filter(of_name).filter(|line| labels.iter().all(|label| line.contains(label)));

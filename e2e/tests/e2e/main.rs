@@ -1,7 +1,11 @@
 //! Whole clusters, from outside. One binary, so that it is linked once; each module is one subject.
 
 #[cfg(test)]
+mod bad_input;
+#[cfg(test)]
 mod bed;
+#[cfg(test)]
+mod derived;
 #[cfg(test)]
 mod dns;
 #[cfg(test)]
