@@ -4,6 +4,7 @@
 use crate::exit::Exit;
 use clap::Subcommand;
 
+mod bench;
 mod certs;
 mod clustermesh_apiserver;
 mod completion;
@@ -15,6 +16,8 @@ pub(crate) mod version;
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Measure the store beside a real etcd.
+    Bench(bench::Args),
     /// Issue and show certificates: a CA, servers, clients.
     Certs(certs::Args),
     /// Export this cluster's nodes, identities, endpoints, services and exports into its store.
@@ -35,6 +38,7 @@ impl Command {
     /// Runs it. Blocks: a daemon until it is asked to stop.
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         match self {
+            Self::Bench(args) => args.run(),
             Self::Certs(args) => args.run(),
             Self::ClustermeshApiserver(args) => args.run(),
             Self::Completion(args) => args.run(),

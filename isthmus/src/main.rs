@@ -10,6 +10,7 @@
 //! the edge. Nothing below reads the environment or exits the process.
 
 mod applet;
+mod bench;
 mod certs;
 mod cli;
 mod cmd;

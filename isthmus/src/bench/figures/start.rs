@@ -1,0 +1,22 @@
+//! How soon a store is there, and what it weighs empty.
+
+use super::{Context, account};
+use crate::bench::report::{Measured, Target, Unit};
+use crate::bench::server::Side;
+
+/// The median of some starts.
+pub(super) async fn ready(context: &Context, side: &Side, measured: &mut Measured) -> anyhow::Result<()> {
+    let mut starts = Vec::new();
+    for _ in 0..context.sizes.starts {
+        let server = context.server(side).await?;
+        starts.push((server.ready_after(), server.usage()?));
+        account(&server, measured)?;
+    }
+    starts.sort_by_key(|(after, _)| *after);
+    let Some((after, usage)) = starts.get(starts.len() / 2) else { return Ok(()) };
+    let (after, memory) = (after.as_secs_f64(), usage.resident_bytes as f64);
+    measured.read("first answer after the start", Unit::Seconds, after, Target::at_most(0.05, 0.35));
+    measured.read("memory, empty", Unit::Bytes, memory, Target::at_most(10e6, 29e6));
+    measured.read("of it anonymous", Unit::Bytes, usage.anonymous_bytes as f64, Target::None);
+    Ok(())
+}
