@@ -37,6 +37,12 @@ pub trait Datapath: Send + std::fmt::Debug {
     /// Nothing was changed; the caller tries again.
     async fn apply(&mut self, desired: &MergedServices) -> Result<Applied, DatapathError>;
 
+    /// Finds out whether what it wrote is still there; if not, the next [`Self::apply`] writes it again.
+    ///
+    /// # Errors
+    /// The system does not answer.
+    async fn verify(&mut self) -> Result<(), DatapathError>;
+
     /// Removes everything that it has put in place.
     ///
     /// # Errors

@@ -1,10 +1,9 @@
 //! How the local store is reached.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use kvstore::{Client, ConfigFileError, Error, EtcdClient, EtcdConfigFile, OnNewCluster};
+use kvstore::{Client, Error, EtcdClient, EtcdConfig, OnNewCluster};
 
 /// How the local store is connected to. Tests put stores of their own behind it.
 pub trait Dial: Send + Sync + 'static {
@@ -16,24 +15,26 @@ pub trait Dial: Send + Sync + 'static {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DialError {
-    /// The configuration file cannot be used.
-    #[error("configuration of the local store")]
-    Config(#[source] ConfigFileError),
     /// The store does not answer or refuses us.
     #[error("connect to the local store")]
     Store(#[source] Error),
 }
 
-/// The store of an etcd client configuration file, which is read again for each connection.
+/// A store that speaks etcd v3. Its TLS files are read again for each connection.
 #[derive(Clone, Debug)]
-pub struct StoreFile(pub PathBuf);
+pub struct EtcdStore(EtcdConfig);
 
-impl Dial for StoreFile {
+impl EtcdStore {
+    /// The store of `config`; whatever that says, a client ends when another store answers, since a reader must notice.
+    pub fn new(config: EtcdConfig) -> Self {
+        EtcdStore(EtcdConfig { on_new_cluster: OnNewCluster::Fail, ..config })
+    }
+}
+
+impl Dial for EtcdStore {
     fn dial(&self) -> BoxFuture<'_, Result<Arc<dyn Client>, DialError>> {
         Box::pin(async {
-            let mut config = EtcdConfigFile::read(&self.0).map_err(DialError::Config)?.config;
-            config.on_new_cluster = OnNewCluster::Fail;
-            let client = EtcdClient::new(config).map_err(DialError::Store)?;
+            let client = EtcdClient::new(self.0.clone()).map_err(DialError::Store)?;
             Ok(Arc::new(client) as Arc<dyn Client>)
         })
     }

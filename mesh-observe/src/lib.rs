@@ -25,7 +25,7 @@ use bytes::Bytes;
 use mesh_types::{ClusterName, Rejection, Resource};
 
 pub use decode::{Item, ItemKey};
-pub use dial::{Dial, DialError, StoreFile};
+pub use dial::{Dial, DialError, EtcdStore};
 pub use directory::Standing;
 pub use observer::{Observer, ObserverSettings};
 

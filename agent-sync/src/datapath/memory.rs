@@ -34,6 +34,10 @@ impl Datapath for Memory {
         Ok(Applied { changed, frontends, skipped: Vec::new() })
     }
 
+    async fn verify(&mut self) -> Result<(), DatapathError> {
+        Ok(())
+    }
+
     async fn uninstall(&mut self) -> Result<(), DatapathError> {
         self.services.clear();
         Ok(())

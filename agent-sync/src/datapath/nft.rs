@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{Applied, Datapath, DatapathError};
 use crate::services::MergedServices;
@@ -115,6 +115,14 @@ impl Datapath for Nft {
         let applied = Applied { changed, frontends: ruleset.frontends, skipped: ruleset.skipped.clone() };
         self.applied = Some(ruleset);
         Ok(applied)
+    }
+
+    async fn verify(&mut self) -> Result<(), DatapathError> {
+        if self.applied.is_some() && !self.inherited().await? {
+            warn!("the table {TABLE} was removed by someone else; writing it again");
+            self.applied = None;
+        }
+        Ok(())
     }
 
     async fn uninstall(&mut self) -> Result<(), DatapathError> {

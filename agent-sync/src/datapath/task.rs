@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use mesh_runtime::{Backoff, Chain, jitter};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{Applied, Datapath};
 use crate::api::render;
@@ -17,6 +17,8 @@ use crate::engine::DesiredServices;
 
 /// Pause between two writes, so that a storm of changes becomes a few writes.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How often to look whether what was written is still there, when nothing changes.
+const VERIFY: Duration = Duration::from_secs(30);
 /// Waits after a write that failed.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
 
@@ -72,9 +74,15 @@ async fn keep(
             }
         }
         next_write = Instant::now() + PAUSE;
-        if desired.changed().await.is_err() {
+        match timeout(VERIFY, desired.changed()).await {
+            Ok(Ok(())) => {}
             // The tables are gone: shutting down.
-            std::future::pending::<()>().await;
+            Ok(Err(_gone)) => std::future::pending::<()>().await,
+            Err(_quiet) => {
+                if let Err(error) = writer.verify().await {
+                    debug!(writer = writer.name(), error = %Chain(&error), "cannot tell what is in effect");
+                }
+            }
         }
     }
 }
@@ -149,6 +157,10 @@ mod tests {
                 Ok(Applied { changed: true, ..Applied::default() })
             }
         }
+        async fn verify(&mut self) -> Result<(), DatapathError> {
+            self.log.lock().unwrap().push("verified");
+            Ok(())
+        }
         async fn uninstall(&mut self) -> Result<(), DatapathError> {
             Ok(())
         }
@@ -195,6 +207,15 @@ mod tests {
             view.wait_for(|view| view.writes == 2).await.unwrap();
         });
         assert_eq!(log.await, ["written", "written"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_in_effect_is_looked_after_when_nothing_changes() {
+        let log = with(false, 0, |desired, mut view| async move {
+            view.wait_for(|view| view.writes == 2).await.unwrap();
+            drop(desired);
+        });
+        assert_eq!(log.await, ["written", "verified", "written"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,8 +13,8 @@ use agent_sync::datapath::{MakeDatapath, Memory};
 use agent_sync::tables::{KubeView, LocalEvent, LocalKind};
 use agent_sync::{AgentSettings, EncryptSettings, LocalSource, StartError, Surroundings, start};
 use kvstore::server::{Server, ServerConfig};
-use kvstore::{Client as _, LeaseId, Store, StoreConfig, Write};
-use mesh_observe::StoreFile;
+use kvstore::{Client as _, EtcdConfig, LeaseId, Store, StoreConfig, Write};
+use mesh_observe::EtcdStore;
 use mesh_runtime::{Readiness, Supervisor};
 use mesh_types::LocalCluster;
 use prometheus_client::registry::Registry;
@@ -125,8 +125,7 @@ impl Bed {
 
     /// An agent of a store and directory that exist, for restarts.
     pub(crate) fn beside(serving: Serving, directory: TempDir, options: Options) -> Result<Self, StartError> {
-        let config = directory.path().join("store.yaml");
-        std::fs::write(&config, format!("endpoints: ['http://{}']\n", serving.address)).unwrap();
+        let store = EtcdConfig::new([format!("http://{}", serving.address)], None);
         let socket = directory.path().join("run/agent.sock");
         let settings = AgentSettings {
             local: LocalCluster::new("home", 1, 255).unwrap(),
@@ -140,7 +139,7 @@ impl Bed {
         };
         let (local, fed) = mpsc::channel(16);
         let surroundings = Surroundings {
-            store: Arc::new(StoreFile(config)),
+            store: Arc::new(EtcdStore::new(store)),
             local: options.local.map_or(LocalSource::Fed(fed), LocalSource::Kubernetes),
             datapath: options.datapath,
         };
@@ -242,7 +241,8 @@ impl Bed {
 
     /// Waits until `cluster` is ready.
     pub(crate) async fn until_ready(&self, cluster: &str) {
-        let ready = |status: &Status| status.clusters.iter().any(|known| known.name == cluster && known.ready);
+        let ready =
+            |status: &Status| status.clusters.iter().any(|known| known.name == cluster && known.ready);
         self.until_status(&format!("{cluster} is ready"), ready).await;
     }
 }
@@ -260,7 +260,9 @@ impl Mirrored {
 
     pub(crate) fn config(&self) -> String {
         let id = self.id;
-        format!(r#"{{"id":{id},"capabilities":{{"syncedCanaries":true,"cached":true,"maxConnectedClusters":255}}}}"#)
+        format!(
+            r#"{{"id":{id},"capabilities":{{"syncedCanaries":true,"cached":true,"maxConnectedClusters":255}}}}"#
+        )
     }
 
     pub(crate) fn canary_keys(&self) -> [String; 4] {

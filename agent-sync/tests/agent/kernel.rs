@@ -182,6 +182,21 @@ fn rules_outlive_their_writer_and_go_when_they_are_told_to() {
 }
 
 #[test]
+fn rules_that_someone_else_removed_are_written_again() {
+    let (_bed, nodes) = machines("nft-verify", &["home"]);
+    let netns = nodes[0].host().netns();
+    let services =
+        merged(&ServiceName::new("shop", "cart"), &["10.111.0.10"], &["10.71.1.11".parse().unwrap()]);
+    let mut writer = Nft::new(NftOptions::default());
+    apply(&nodes[0], &mut writer, &services);
+    inside(netns, async || writer.verify().await.unwrap());
+    assert!(!apply(&nodes[0], &mut writer, &services));
+    netns.exec("nft").args(["flush", "ruleset"]).stdout().unwrap();
+    inside(netns, async || writer.verify().await.unwrap());
+    assert!(apply(&nodes[0], &mut writer, &services));
+}
+
+#[test]
 fn a_missing_program_says_what_to_install() {
     let options = NftOptions { command: vec!["/nonexistent/nft".to_owned()], ..NftOptions::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -197,7 +212,11 @@ struct Remote<'scope> {
 }
 
 impl<'scope> Remote<'scope> {
-    fn start<'env>(scope: &'scope std::thread::Scope<'scope, 'env>, netns: &'env NetNs, options: Options) -> Self {
+    fn start<'env>(
+        scope: &'scope std::thread::Scope<'scope, 'env>,
+        netns: &'env NetNs,
+        options: Options,
+    ) -> Self {
         let (bed_in, bed_out) = std::sync::mpsc::channel();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let thread = scope.spawn(move || {

@@ -57,14 +57,18 @@ fn home() -> ClusterSpec {
 
 /// Address, cluster, selected: of each backend of the only frontend of `shop/cart`.
 fn backends(services: &Services) -> Vec<(String, String, bool)> {
-    let Some(cart) = services.services.iter().find(|service| service.name == "cart") else { return Vec::new() };
+    let Some(cart) = services.services.iter().find(|service| service.name == "cart") else {
+        return Vec::new();
+    };
     let backends = cart.frontends.iter().flat_map(|frontend| &frontend.backends);
     backends.map(|backend| (backend.address.clone(), backend.cluster.clone(), backend.selected)).collect()
 }
 
 fn expect(expected: &[(&str, &str, bool)]) -> impl FnMut(&Services) -> bool + use<> {
-    let expected: Vec<_> =
-        expected.iter().map(|(ip, cluster, selected)| ((*ip).to_owned(), (*cluster).to_owned(), *selected)).collect();
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|(ip, cluster, selected)| ((*ip).to_owned(), (*cluster).to_owned(), *selected))
+        .collect();
     move |services| backends(services) == expected
 }
 
@@ -80,7 +84,9 @@ fn services_of_the_api_are_merged_with_those_of_other_clusters_and_followed() {
         kubectl.apply_status(&node_object(node).to_string()).unwrap();
         kubectl.apply_object(&service(&[global])).unwrap();
         for (name, address) in [("cart-1", "10.71.1.11"), ("cart-2", "10.71.1.12")] {
-            kubectl.apply_object(&objects::endpoint_slice("shop", "cart", name, &[ip(address)], 8080)).unwrap();
+            kubectl
+                .apply_object(&objects::endpoint_slice("shop", "cart", name, &[ip(address)], 8080))
+                .unwrap();
         }
         // A slice of another cluster's backends, as Cilium's operator writes it, counts for nothing.
         let mut imported = objects::endpoint_slice("shop", "cart", "cart-east", &[ip("10.7.0.1")], 8080);

@@ -42,7 +42,8 @@ async fn what_cilium_s_mirror_writes_becomes_tables() {
         assert_eq!(pod.named_ports.len(), if version == "v1.20" { 2 } else { 0 }, "{version}");
         assert_eq!(of("10.70.2.45/32").identity, 0, "an endpoint whose identity is not known");
         assert_eq!((of("10.70.129.0/24").identity, &*of("10.70.129.0/24").source), (2, "generated"));
-        let identities: Vec<_> = bed.identities().await.identities.into_iter().map(|known| known.id).collect();
+        let identities: Vec<_> =
+            bed.identities().await.identities.into_iter().map(|known| known.id).collect();
         assert_eq!(identities, [459_008, 459_009]);
         let services = bed.services().await;
         let cart = services.iter().find(|service| service.name == "cart").unwrap();
@@ -50,8 +51,10 @@ async fn what_cilium_s_mirror_writes_becomes_tables() {
         let rejected = bed.rejected().await.rejected;
         let rejected: Vec<_> = rejected.iter().map(|one| (&*one.kind, &*one.key, &*one.reason)).collect();
         // The second is what Cilium's exporter makes of a Service without address.
-        let expected =
-            [("identities", "70000", "identity-out-of-range"), ("services", "shop/external", "address-invalid")];
+        let expected = [
+            ("identities", "70000", "identity-out-of-range"),
+            ("services", "shop/external", "address-invalid"),
+        ];
         assert_eq!(rejected, expected, "{version}");
         bed.stop().await;
     }
@@ -74,11 +77,7 @@ async fn each_bad_value_gets_its_reason_and_disturbs_nothing_else() {
             node(r#"{"Name":"other-id","Cluster":"east","ClusterID":9}"#),
             "cluster-id-mismatch",
         ),
-        (
-            "nodes/v1/east/other-name",
-            node(r#"{"Name":"x","Cluster":"east","ClusterID":7}"#),
-            "name-mismatch",
-        ),
+        ("nodes/v1/east/other-name", node(r#"{"Name":"x","Cluster":"east","ClusterID":7}"#), "name-mismatch"),
         ("nodes/v1/east/empty", node("{}"), "field-missing"),
         (
             "nodes/v1/east/bad-cidr",
@@ -94,11 +93,7 @@ async fn each_bad_value_gets_its_reason_and_disturbs_nothing_else() {
         ("identities/v1/east/id/seven", node("k8s:a=b;"), "key-malformed"),
         ("identities/v1/east/id/458760", node("k8s:a=b;"), "identity-cluster-label"),
         ("services/v1/east/shop", node("{}"), "key-malformed"),
-        (
-            "services/v1/east/shop/cart",
-            EAST.service("cart", &["10.9.0.300"]).1,
-            "address-invalid",
-        ),
+        ("services/v1/east/shop/cart", EAST.service("cart", &["10.9.0.300"]).1, "address-invalid"),
         (
             "services/v1/east/shop/moved",
             node(r#"{"cluster":"west","namespace":"shop","name":"moved","clusterID":7}"#),
@@ -131,7 +126,8 @@ async fn each_bad_value_gets_its_reason_and_disturbs_nothing_else() {
     assert_eq!(bed.nodes().await, ["east/n1", "west/n1"], "the good ones are there");
     let status = bed.status().await;
     assert_eq!(status.totals.rejected, bad.len());
-    let line = "cilium_clustermesh_rejected_values_total{target_cluster=\"east\",reason=\"value-not-json\"} 2";
+    let line =
+        "cilium_clustermesh_rejected_values_total{target_cluster=\"east\",reason=\"value-not-json\"} 2";
     bed.until_status("the series follow", |_| {
         mesh_runtime::encode(&bed.registry).lines().any(|found| found == line)
     })
@@ -153,7 +149,9 @@ async fn each_bad_value_gets_its_reason_and_disturbs_nothing_else() {
 async fn each_bad_configuration_gets_its_reason_and_no_cluster() {
     let bed = Bed::start().await;
     let config = |id: u32, max: u32| {
-        format!(r#"{{"id":{id},"capabilities":{{"syncedCanaries":true,"cached":true,"maxConnectedClusters":{max}}}}}"#)
+        format!(
+            r#"{{"id":{id},"capabilities":{{"syncedCanaries":true,"cached":true,"maxConnectedClusters":{max}}}}}"#
+        )
     };
     let long = "a".repeat(33);
     let bad = [
@@ -215,8 +213,7 @@ async fn backends_of_three_clusters_are_merged_and_marked_and_follow_every_chang
     let backends = |expected: &'static [(&'static str, &'static str)]| {
         move |services: &Services| {
             let [cart] = &*services.services else { return false };
-            let expected: Vec<_> =
-                expected.iter().map(|(a, c)| ((*a).to_owned(), (*c).to_owned())).collect();
+            let expected: Vec<_> = expected.iter().map(|(a, c)| ((*a).to_owned(), (*c).to_owned())).collect();
             selected(cart) == expected
         }
     };

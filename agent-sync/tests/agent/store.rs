@@ -14,7 +14,8 @@ const WEST: Mirrored = Mirrored { name: "west", id: 8 };
 
 async fn until_nodes(bed: &Bed, expected: &[&str]) {
     let names = |nodes: &agent_sync::api::schema::Nodes| {
-        nodes.nodes.iter().map(|node| format!("{}/{}", node.cluster, node.name)).collect::<Vec<_>>() == expected
+        nodes.nodes.iter().map(|node| format!("{}/{}", node.cluster, node.name)).collect::<Vec<_>>()
+            == expected
     };
     bed.until("/v1/nodes", &format!("nodes are {expected:?}"), names).await;
 }

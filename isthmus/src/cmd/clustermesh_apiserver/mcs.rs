@@ -2,10 +2,8 @@
 
 use crate::daemon::Daemon;
 use clustermesh_apiserver::{Config, mcs};
-use futures::FutureExt as _;
-use futures::future::BoxFuture;
-use kvstore::{Client, EtcdClient, EtcdConfig, OnNewCluster};
-use mesh_observe::{Dial, DialError};
+use kvstore::EtcdConfig;
+use mesh_observe::{Dial, EtcdStore};
 use mesh_runtime::{Backoff, Restart};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +14,7 @@ const RESTART: Backoff = Backoff::new(Duration::from_millis(200), Duration::from
 const ABSENT_GRACE: Duration = Duration::from_secs(15 * 60);
 
 /// Imports what other clusters export, as the local store's cache tells it.
-pub(super) fn start(daemon: &mut Daemon, config: &Config, kube: kube::Client, mut etcd: EtcdConfig) {
-    // A reader must notice that the store is another one.
-    etcd.on_new_cluster = OnNewCluster::Fail;
+pub(super) fn start(daemon: &mut Daemon, config: &Config, kube: kube::Client, etcd: EtcdConfig) {
     let settings = mcs::RemoteSettings { local: config.local.clone(), absent_grace: ABSENT_GRACE };
     let (exports, exports_of_others) = mcs::channel();
     let (status, status_now) = mcs::status_channel();
@@ -29,7 +25,7 @@ pub(super) fn start(daemon: &mut Daemon, config: &Config, kube: kube::Client, mu
     daemon.tasks.spawn_once("mcs/controller", move |stop| {
         mcs::run(controller, kube, exports_of_others, status, stop)
     });
-    let (spawner, dial) = (daemon.tasks.spawner().branch("mcs"), Arc::new(LocalStore(etcd)));
+    let (spawner, dial) = (daemon.tasks.spawner().branch("mcs"), Arc::new(EtcdStore::new(etcd)));
     daemon.tasks.spawn("mcs/remote", Restart::WithBackoff(RESTART), move |stop| {
         mcs::follow(
             settings.clone(),
@@ -40,13 +36,4 @@ pub(super) fn start(daemon: &mut Daemon, config: &Config, kube: kube::Client, mu
         )
     });
     daemon.page("/mcs", move || status_now.borrow().clone());
-}
-
-struct LocalStore(EtcdConfig);
-
-impl Dial for LocalStore {
-    fn dial(&self) -> BoxFuture<'_, Result<Arc<dyn Client>, DialError>> {
-        let client = EtcdClient::new(self.0.clone()).map_err(DialError::Store);
-        std::future::ready(client.map(|client| Arc::new(client) as Arc<dyn Client>)).boxed()
-    }
 }
