@@ -4,6 +4,7 @@
 use crate::exit::Exit;
 use clap::Subcommand;
 
+mod agent;
 mod bench;
 mod certs;
 mod clustermesh_apiserver;
@@ -16,6 +17,9 @@ pub(crate) mod version;
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Turn what the other clusters offer into this node's tables, translation of services and encryption; or ask the
+    /// agent that runs.
+    Agent(Box<agent::Args>),
     /// Measure the store beside a real etcd.
     Bench(bench::Args),
     /// Issue and show certificates: a CA, servers, clients.
@@ -38,6 +42,7 @@ impl Command {
     /// Runs it. Blocks: a daemon until it is asked to stop.
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         match self {
+            Self::Agent(args) => args.run(),
             Self::Bench(args) => args.run(),
             Self::Certs(args) => args.run(),
             Self::ClustermeshApiserver(args) => args.run(),

@@ -10,6 +10,7 @@ use std::io::{self, Write as _};
 pub(crate) enum Format {
     /// For people; may change.
     #[default]
+    #[value(alias = "table")]
     Text,
     /// For programs; fields are only ever added.
     Json,
