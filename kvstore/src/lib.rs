@@ -15,6 +15,9 @@
 pub mod auth;
 mod client;
 mod embedded;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hub;
 mod image;
 mod journal;

@@ -90,7 +90,7 @@ pub struct Keyspace {
     /// Every change from the compacted revision on.
     log: VecDeque<Change>,
     revision: i64,
-    /// The oldest revision that can be read; 0 before the first compaction.
+    /// The oldest revision that can be read; -1 before the first compaction.
     compacted: i64,
     /// Changes before this revision are forgotten; follows `compacted` in steps.
     purged: i64,
@@ -116,8 +116,8 @@ impl Keyspace {
             leases: Leases::default(),
             log: VecDeque::new(),
             revision: 1,
-            compacted: 0,
-            purged: 0,
+            compacted: -1,
+            purged: -1,
             pins: BTreeMap::new(),
             bytes: 0,
             scratch: Vec::new(),
@@ -129,7 +129,7 @@ impl Keyspace {
         self.revision
     }
 
-    /// The oldest revision that can be read; 0 if nothing was compacted.
+    /// The oldest revision that can be read; -1 if nothing was compacted, as in etcd.
     pub fn compacted(&self) -> i64 {
         self.compacted
     }

@@ -9,6 +9,8 @@ mod config;
 mod connection;
 mod convert;
 mod election;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod grpc;
 mod health;
 mod http1;

@@ -59,7 +59,7 @@ impl Permissions {
             let asked = Span::of(range);
             // The spans are disjoint, so only the last one that starts early enough can hold the range.
             let before = spans.partition_point(|span| span.start <= asked.start);
-            before.checked_sub(1).is_some_and(|at| spans[at].reaches(&asked))
+            before.checked_sub(1).is_some_and(|at| spans[at].holds(&asked.start) && spans[at].reaches(&asked))
         };
         match access {
             Access::Read => one(&self.read),
@@ -82,6 +82,12 @@ impl Span {
             RangeEnd::Unbounded => None,
         };
         Self { start, end }
+    }
+
+    /// Whether `key`, which is not before the start, is before the end. Matters for ranges whose end is before
+    /// their start: they hold no key, but whoever asks for one must still be allowed where it begins.
+    fn holds(&self, key: &Bytes) -> bool {
+        self.end.as_ref().is_none_or(|end| key < end)
     }
 
     fn reaches(&self, other: &Self) -> bool {

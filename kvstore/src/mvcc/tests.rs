@@ -30,7 +30,7 @@ struct Model {
 
 impl Model {
     fn new() -> Self {
-        Self { states: vec![State::new()], leases: BTreeMap::new(), compacted: 0 }
+        Self { states: vec![State::new()], leases: BTreeMap::new(), compacted: -1 }
     }
 
     fn revision(&self) -> i64 {

@@ -34,7 +34,7 @@ pub(crate) fn route(call: Call, method: &str) -> BoxFuture<'static, ()> {
         "RoleDelete" => call.unary(role_delete),
         "RoleGrantPermission" => call.unary(role_grant_permission),
         "RoleRevokePermission" => call.unary(role_revoke_permission),
-        _ => call.unknown(&format!("/etcdserverpb.Auth/{method}")),
+        _ => call.unknown("etcdserverpb.Auth", method),
     }
 }
 

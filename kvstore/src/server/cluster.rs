@@ -17,7 +17,7 @@ pub(crate) fn route(call: Call, method: &str) -> BoxFuture<'static, ()> {
         "MemberRemove" => call.unary(remove),
         "MemberUpdate" => call.unary(update),
         "MemberPromote" => call.unary(promote),
-        _ => call.unknown(&format!("/etcdserverpb.Cluster/{method}")),
+        _ => call.unknown("etcdserverpb.Cluster", method),
     }
 }
 

@@ -164,5 +164,7 @@ fn call(
     }
     let incoming = Incoming::new(body, shared.limits.message_bytes());
     let caller = route::Caller::new(Arc::clone(peer), &parts);
-    route::route(Arc::clone(shared), parts.uri.path(), caller, incoming, Outgoing::new(respond), stop.clone())
+    let (service, method) = route::split(parts.uri.path());
+    let outgoing = Outgoing::new(respond, shared.metrics.calls.start(service, method));
+    route::route(Arc::clone(shared), service, method, caller, incoming, outgoing, stop.clone())
 }

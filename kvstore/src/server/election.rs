@@ -28,7 +28,7 @@ pub(crate) fn route(call: Call, method: &str) -> BoxFuture<'static, ()> {
         "Leader" => leader(call).boxed(),
         "Observe" => observe(call).boxed(),
         "Resign" => call.unary(resign),
-        _ => call.unknown(&format!("/v3electionpb.Election/{method}")),
+        _ => call.unknown("v3electionpb.Election", method),
     }
 }
 

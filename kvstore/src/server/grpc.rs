@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use prost::Message;
 use tonic::{Code, Status};
 
-use super::status;
+use super::{metrics::CountedCall, status};
 
 /// Compression flag and length in front of each message.
 const PREFIX: usize = 5;
@@ -101,6 +101,7 @@ impl Incoming {
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     state: State,
+    counted: CountedCall,
 }
 
 #[derive(Debug)]
@@ -112,8 +113,8 @@ enum State {
 }
 
 impl Outgoing {
-    pub(crate) fn new(respond: SendResponse<Bytes>) -> Self {
-        Self { state: State::Waiting(respond) }
+    pub(crate) fn new(respond: SendResponse<Bytes>, counted: CountedCall) -> Self {
+        Self { state: State::Waiting(respond), counted }
     }
 
     /// Sends the headers, if that was not done yet.
@@ -163,6 +164,7 @@ impl Outgoing {
 
     /// Ends the call. An error without any message before needs no DATA frame at all.
     pub(crate) fn finish(mut self, status: Result<(), Status>) {
+        self.counted.end(status.as_ref().map_or_else(Status::code, |()| Code::Ok));
         let sent = match (&mut self.state, status) {
             (State::Waiting(respond), Err(status)) => {
                 let mut response = headers();

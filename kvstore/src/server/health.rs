@@ -31,7 +31,7 @@ pub(crate) fn route(call: Call, method: &str) -> BoxFuture<'static, ()> {
     match method {
         "Check" => call.unary(check),
         "Watch" => watch(call).boxed(),
-        _ => call.unknown(&format!("/grpc.health.v1.Health/{method}")),
+        _ => call.unknown("grpc.health.v1.Health", method),
     }
 }
 

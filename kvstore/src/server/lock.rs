@@ -15,7 +15,7 @@ pub(crate) fn route(call: Call, method: &str) -> BoxFuture<'static, ()> {
     match method {
         "Lock" => lock(call).boxed(),
         "Unlock" => call.unary(unlock),
-        _ => call.unknown(&format!("/v3lockpb.Lock/{method}")),
+        _ => call.unknown("v3lockpb.Lock", method),
     }
 }
 

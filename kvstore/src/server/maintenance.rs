@@ -26,7 +26,7 @@ pub(crate) fn route(call: Call, method: &str) -> BoxFuture<'static, ()> {
         "Snapshot" => snapshot(call).boxed(),
         "MoveLeader" => call.unary(move_leader),
         "Downgrade" => call.unary(downgrade),
-        _ => call.unknown(&format!("/etcdserverpb.Maintenance/{method}")),
+        _ => call.unknown("etcdserverpb.Maintenance", method),
     }
 }
 
@@ -104,8 +104,7 @@ fn hash_kv(
     Ok(pb::HashKvResponse {
         header: Some(shared.header(now)),
         hash,
-        // etcd's way to say that nothing was compacted.
-        compact_revision: if compacted == 0 { -1 } else { compacted },
+        compact_revision: compacted,
         hash_revision: at,
     })
 }

@@ -1,12 +1,17 @@
 //! The store's series, under the names that etcd's dashboards read.
 
+mod calls;
+
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+pub(crate) use self::calls::{Calls, Counted as CountedCall};
 use super::Shared;
 
 /// Counters of the server; the rest is read from the store when asked.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
+    pub(crate) calls: Arc<Calls>,
     handshakes_failed: AtomicU64,
     connections: AtomicI64,
     connections_refused: AtomicU64,
@@ -103,6 +108,7 @@ impl Shared {
         for (name, kind, help, value) in series.into_iter().chain(own) {
             out.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"));
         }
+        self.metrics.calls.render(&mut out);
         out
     }
 }

@@ -43,19 +43,23 @@ pub(crate) fn is_grpc(parts: &Parts) -> bool {
     kind.is_some_and(|kind| kind.starts_with("application/grpc"))
 }
 
+/// Service and method of `/service/method`.
+pub(crate) fn split(path: &str) -> (&str, &str) {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    path.split_once('/').unwrap_or((path, ""))
+}
+
 /// Serves a call to its end.
 pub(crate) fn route(
     shared: Arc<Shared>,
-    path: &str,
+    service: &str,
+    method: &str,
     caller: Caller,
     incoming: Incoming,
     outgoing: Outgoing,
     stop: CancellationToken,
 ) -> BoxFuture<'static, ()> {
     let call = Call { shared, caller, incoming, outgoing, stop };
-    let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.split_once('/')) else {
-        return call.unknown(path);
-    };
     match (service, method) {
         ("etcdserverpb.KV", "Range") => call.boxed(kv::range),
         ("etcdserverpb.KV", "RangeStream") => call.boxed(kv::range_stream),
@@ -75,7 +79,7 @@ pub(crate) fn route(
         ("v3lockpb.Lock", method) => lock::route(call, method),
         ("v3electionpb.Election", method) => election::route(call, method),
         ("grpc.health.v1.Health", method) => health::route(call, method),
-        _ => call.unknown(path),
+        _ => call.unknown(service, method),
     }
 }
 
@@ -130,9 +134,7 @@ impl Call {
     }
 
     /// No such method, in gRPC's words.
-    pub(crate) fn unknown(self, path: &str) -> BoxFuture<'static, ()> {
-        let mut parts = path.trim_start_matches('/').splitn(2, '/');
-        let (service, method) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    pub(crate) fn unknown(self, service: &str, method: &str) -> BoxFuture<'static, ()> {
         let known = matches!(
             service,
             "etcdserverpb.KV"

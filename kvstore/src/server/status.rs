@@ -120,7 +120,8 @@ impl From<AuthError> for Status {
     }
 }
 
-fn code_name(code: Code) -> &'static str {
+/// gRPC's name of a code, as its Go implementation prints it.
+pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "Canceled",

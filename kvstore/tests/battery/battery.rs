@@ -1,6 +1,6 @@
 //! One battery for every client and store.
 
-#![allow(dead_code, reason = "each test crate uses a part of it")]
+#![allow(dead_code, unused_macros, unused_imports, reason = "each test crate uses a part of it")]
 
 pub(crate) mod bed;
 pub(crate) mod clients;
