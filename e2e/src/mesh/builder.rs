@@ -163,7 +163,7 @@ impl<'bed> MeshBuilder<'bed> {
         let spec = with_store(spec, cluster, "local");
         Ok(if self.encrypted {
             let key = cluster.dir().join(format!("wireguard-{index}.key"));
-            spec.args(["--datapath=nftables", "--encryption=wireguard"]).arg("--wireguard-key-file").arg(key)
+            spec.args(["--datapath=nftables", "--wireguard=boringtun"]).arg("--wireguard-key-file").arg(key)
         } else {
             spec.arg("--datapath=none")
         })
