@@ -52,7 +52,10 @@ impl Api {
     ///
     /// # Errors
     /// The store's.
-    pub(crate) async fn open(store: Arc<dyn Client>, cluster: Cluster) -> std::result::Result<Self, kvstore::Error> {
+    pub(crate) async fn open(
+        store: Arc<dyn Client>,
+        cluster: Cluster,
+    ) -> std::result::Result<Self, kvstore::Error> {
         let epoch = epoch(&*store).await?;
         let cache = Arc::new(Cache::new(epoch));
         cache.load(&*store).await?;
@@ -69,7 +72,8 @@ impl Api {
     async fn read(&self, resource: &Resource, key: &str) -> Result<Option<Stored>> {
         let Some(kv) = self.store.get(key.as_bytes()).await? else { return Ok(None) };
         let object = self.epoch.object(&kv);
-        let mut object = object.ok_or_else(|| Failure::internal(format!("what is stored at {key} is no JSON object")))?;
+        let mut object =
+            object.ok_or_else(|| Failure::internal(format!("what is stored at {key} is no JSON object")))?;
         convert(resource, &mut object);
         Ok(Some(Stored { revision: kv.mod_revision.0, object }))
     }
@@ -103,9 +107,17 @@ impl Api {
             for claim in after.difference(&before) {
                 let claim = format!("{CLAIMS}{claim}");
                 guards.push(guard(&claim, Expect::Absent));
-                batch.push(Write::Put { key: claim.into(), value: key.to_owned().into(), lease: LeaseId::NONE });
+                batch.push(Write::Put {
+                    key: claim.into(),
+                    value: key.to_owned().into(),
+                    lease: LeaseId::NONE,
+                });
             }
-            batch.extend(before.difference(&after).map(|claim| Write::Delete { key: format!("{CLAIMS}{claim}").into() }));
+            batch.extend(
+                before
+                    .difference(&after)
+                    .map(|claim| Write::Delete { key: format!("{CLAIMS}{claim}").into() }),
+            );
         }
         match self.store.write_if(guards, batch).await? {
             Guarded::Refused { .. } => Ok(None),
@@ -141,7 +153,8 @@ fn guard(key: &str, expect: Expect) -> Guard {
 }
 
 fn stored_version(resource: &Resource) -> String {
-    GroupVersion { group: resource.version.group.clone(), version: resource.storage_version.clone() }.api_version()
+    GroupVersion { group: resource.version.group.clone(), version: resource.storage_version.clone() }
+        .api_version()
 }
 
 /// Brings a stored object into the version of the resource: only the name of the version changes, as by the

@@ -104,7 +104,11 @@ impl Entry {
 }
 
 fn entries(object: &Value) -> Vec<Entry> {
-    object::items(object, "/metadata/managedFields").iter().map(Entry::read).filter(|e| !e.fields.is_empty()).collect()
+    object::items(object, "/metadata/managedFields")
+        .iter()
+        .map(Entry::read)
+        .filter(|e| !e.fields.is_empty())
+        .collect()
 }
 
 fn set_entries(object: &mut Value, mut entries: Vec<Entry>) {
@@ -117,8 +121,16 @@ fn set_entries(object: &mut Value, mut entries: Vec<Entry>) {
 
 /// Without the fields that nobody owns.
 fn ownable(mut set: FieldSet, scope: Scope) -> FieldSet {
-    const NEVER: [&str; 8] =
-        ["name", "namespace", "creationTimestamp", "selfLink", "uid", "generation", "managedFields", "resourceVersion"];
+    const NEVER: [&str; 8] = [
+        "name",
+        "namespace",
+        "creationTimestamp",
+        "selfLink",
+        "uid",
+        "generation",
+        "managedFields",
+        "resourceVersion",
+    ];
     for top in ["apiVersion", "kind"] {
         set.drop_child(&fields::field(top));
     }
@@ -224,7 +236,8 @@ pub(crate) fn apply(
     if entries.is_empty() {
         // Someone made it who left no trace; all of it is theirs.
         let before = Writer { manager: "before-first-apply", ..writer.clone() };
-        entries.push(Entry { fields: ownable(owned(live, schema), Scope::Whole), ..entry(&before, "Update") });
+        entries
+            .push(Entry { fields: ownable(owned(live, schema), Scope::Whole), ..entry(&before, "Update") });
     }
     let previous = entries.iter().position(|entry| entry.is_of(writer, "Apply")).map(|at| entries.remove(at));
     let mut new = merge(live, &config, schema);

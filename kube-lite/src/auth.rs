@@ -59,7 +59,10 @@ mod tests {
     #[test]
     fn only_a_known_token_is_somebody() {
         let tokens = [Token::new("admin", "sesame")];
-        assert_eq!(by_header("Bearer sesame", &tokens).map(|identity| identity.user).as_deref(), Some("admin"));
+        assert_eq!(
+            by_header("Bearer sesame", &tokens).map(|identity| identity.user).as_deref(),
+            Some("admin")
+        );
         for wrong in ["", "sesame", "Basic sesame", "Bearer", "Bearer ", "Bearer other"] {
             assert_eq!(by_header(wrong, &tokens), None, "{wrong}");
         }

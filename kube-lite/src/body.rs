@@ -58,7 +58,9 @@ pub(crate) fn admit(
     };
     // Empty maps of metadata are as good as none.
     object::metadata(&mut object).retain(|_, value| {
-        !value.is_null() && value.as_object().is_none_or(|fields| !fields.is_empty()) && value.as_array().is_none_or(|items| !items.is_empty())
+        !value.is_null()
+            && value.as_object().is_none_or(|fields| !fields.is_empty())
+            && value.as_array().is_none_or(|items| !items.is_empty())
     });
     let each: Vec<_> = gone.iter().map(|path| format!("unknown field {path:?}")).collect();
     match unknown {
@@ -75,7 +77,10 @@ pub(crate) fn admit(
     Ok(object)
 }
 
-fn custom(resource: &Resource, mut sent: Value) -> std::result::Result<(Value, Vec<String>), serde_json::Error> {
+fn custom(
+    resource: &Resource,
+    mut sent: Value,
+) -> std::result::Result<(Value, Vec<String>), serde_json::Error> {
     let metadata = sent.get("metadata").cloned().unwrap_or_else(|| Value::Object(serde_json::Map::new()));
     let known = serde_json::to_value(serde_json::from_value::<ObjectMeta>(metadata.clone())?)?;
     let mut gone = Vec::new();
@@ -93,13 +98,16 @@ fn check_type(resource: &Resource, sent: &mut Value) -> Result<()> {
     let version = text(sent, "/apiVersion").to_owned();
     let kind = text(sent, "/kind").to_owned();
     if !version.is_empty() && version != wanted {
-        let message =
-            format!("the API version in the data ({version}) does not match the expected API version ({wanted})");
+        let message = format!(
+            "the API version in the data ({version}) does not match the expected API version ({wanted})"
+        );
         return Err(Failure::bad_request(message));
     }
     if !kind.is_empty() && kind != resource.kind {
         let wanted = &resource.kind;
-        return Err(Failure::bad_request(format!("the kind in the data ({kind}) does not match the expected kind ({wanted})")));
+        return Err(Failure::bad_request(format!(
+            "the kind in the data ({kind}) does not match the expected kind ({wanted})"
+        )));
     }
     if sent.get("metadata").is_some_and(|metadata| !metadata.is_object() && !metadata.is_null()) {
         return Err(Failure::bad_request("metadata must be an object"));
@@ -136,7 +144,8 @@ mod tests {
     use super::*;
 
     fn admit_as(plural: &str, sent: Value, unknown: Unknown) -> (Result<Value>, Vec<String>) {
-        let resource = crate::kinds::built_in().into_iter().find(|resource| resource.plural == plural).unwrap();
+        let resource =
+            crate::kinds::built_in().into_iter().find(|resource| resource.plural == plural).unwrap();
         let mut warnings = Vec::new();
         (admit(&resource, sent, unknown, &mut warnings), warnings)
     }
@@ -148,7 +157,11 @@ mod tests {
         assert_eq!(object.unwrap().pointer("/spec/foo"), None);
         assert_eq!(warnings, [r#"unknown field "spec.foo""#, r#"unknown field "spec.ports[0].bar""#]);
         let refused = admit_as("services", sent, Unknown::Refuse).0.unwrap_err();
-        assert!(refused.code == 400 && refused.message.contains("strict decoding error"), "{}", refused.message);
+        assert!(
+            refused.code == 400 && refused.message.contains("strict decoding error"),
+            "{}",
+            refused.message
+        );
     }
 
     #[test]
@@ -169,7 +182,10 @@ mod tests {
     fn texts_of_a_secret_become_data() {
         let (secret, warnings) = admit_as("secrets", json!({"stringData": {"a": "b"}}), Unknown::Warn);
         let secret = secret.unwrap();
-        assert_eq!((&secret["data"]["a"], &secret["type"], secret.get("stringData")), (&json!("Yg=="), &json!("Opaque"), None));
+        assert_eq!(
+            (&secret["data"]["a"], &secret["type"], secret.get("stringData")),
+            (&json!("Yg=="), &json!("Opaque"), None)
+        );
         assert_eq!(warnings, [""; 0]);
     }
 }

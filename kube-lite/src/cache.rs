@@ -137,7 +137,9 @@ impl Cache {
         let mut changes = Vec::new();
         for change in state.log.range(start..) {
             // Never between two changes of one revision.
-            if changes.len() >= PIECE && changes.last().is_some_and(|last: &Change| last.revision < change.revision) {
+            if changes.len() >= PIECE
+                && changes.last().is_some_and(|last: &Change| last.revision < change.revision)
+            {
                 let through = change.revision - 1;
                 return Ok(Piece { changes, through });
             }
@@ -253,8 +255,10 @@ impl Cache {
 
 impl State {
     fn refresh_catalog(&mut self) {
-        let definitions = self.live.range(DEFINITIONS.to_owned()..).take_while(|(key, _)| key.starts_with(DEFINITIONS));
-        let by_name = definitions.map(|(key, object)| (key[DEFINITIONS.len()..].to_owned(), Arc::clone(object)));
+        let definitions =
+            self.live.range(DEFINITIONS.to_owned()..).take_while(|(key, _)| key.starts_with(DEFINITIONS));
+        let by_name =
+            definitions.map(|(key, object)| (key[DEFINITIONS.len()..].to_owned(), Arc::clone(object)));
         self.catalog = Arc::new(Catalog::new(by_name.collect()));
     }
 }
@@ -299,12 +303,22 @@ mod tests {
     #[test]
     fn a_watcher_gets_what_is_below_its_prefix_with_what_was_before() {
         let cache = Cache::new(EPOCH);
-        cache.apply(&[put("/registry/core/pods/a/x", 2, &json!({"v": 1})), put("/registry/core/nodes/x", 2, &json!({}))], 2);
-        cache.apply(&[put("/registry/core/pods/a/x", 3, &json!({"v": 2})), delete("/registry/core/pods/a/x", 4)], 4);
+        cache.apply(
+            &[
+                put("/registry/core/pods/a/x", 2, &json!({"v": 1})),
+                put("/registry/core/nodes/x", 2, &json!({})),
+            ],
+            2,
+        );
+        cache.apply(
+            &[put("/registry/core/pods/a/x", 3, &json!({"v": 2})), delete("/registry/core/pods/a/x", 4)],
+            4,
+        );
         let piece = cache.after(2, "/registry/core/pods/").unwrap();
         assert_eq!(piece.through, 4);
         let values = |object: &Option<Arc<Value>>| object.as_ref().map(|object| object["v"].clone());
-        let seen: Vec<_> = piece.changes.iter().map(|change| (values(&change.old), values(&change.new))).collect();
+        let seen: Vec<_> =
+            piece.changes.iter().map(|change| (values(&change.old), values(&change.new))).collect();
         assert_eq!(seen, [(Some(json!(1)), Some(json!(2))), (Some(json!(2)), None)]);
         assert_eq!(cache.after(0, "/registry/core/nodes/").unwrap().changes.len(), 1);
     }

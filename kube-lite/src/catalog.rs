@@ -21,7 +21,8 @@ impl Catalog {
     pub(crate) fn new(definitions: BTreeMap<String, Arc<Value>>) -> Self {
         let custom = definitions.values().flat_map(|definition| kinds::resources_of(definition));
         let all = kinds::built_in().into_iter().chain(custom);
-        let resources = all.map(|resource| ((resource.version.clone(), resource.plural.clone()), Arc::new(resource)));
+        let resources =
+            all.map(|resource| ((resource.version.clone(), resource.plural.clone()), Arc::new(resource)));
         Self { resources: resources.collect(), definitions }
     }
 
@@ -64,7 +65,10 @@ impl Catalog {
     }
 
     /// The resources of one version of a group.
-    pub(crate) fn of_version<'a>(&'a self, version: &'a GroupVersion) -> impl Iterator<Item = &'a Arc<Resource>> {
+    pub(crate) fn of_version<'a>(
+        &'a self,
+        version: &'a GroupVersion,
+    ) -> impl Iterator<Item = &'a Arc<Resource>> {
         self.resources.values().filter(move |resource| resource.version == *version)
     }
 
@@ -117,7 +121,8 @@ mod tests {
     #[test]
     fn a_definition_adds_its_served_versions() {
         let catalog = Catalog::new(BTreeMap::from([("things.a.b".to_owned(), Arc::new(definition()))]));
-        let versions: Vec<_> = catalog.groups()["a.b"].iter().map(|version| version.version.as_str()).collect();
+        let versions: Vec<_> =
+            catalog.groups()["a.b"].iter().map(|version| version.version.as_str()).collect();
         assert_eq!(versions, ["v1", "v1beta2", "v1alpha1"]);
         let stored = catalog.of_key("/registry/a.b/things/n/x").unwrap();
         assert_eq!(stored.version.version, "v1");

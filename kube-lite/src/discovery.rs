@@ -23,7 +23,8 @@ pub(crate) fn core_versions() -> Value {
 /// `/apis`
 pub(crate) fn groups(catalog: &Catalog) -> Value {
     let names = catalog.groups();
-    let groups: Vec<_> = names.keys().filter(|name| !name.is_empty()).filter_map(|name| group_entry(catalog, name)).collect();
+    let groups: Vec<_> =
+        names.keys().filter(|name| !name.is_empty()).filter_map(|name| group_entry(catalog, name)).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
@@ -80,7 +81,8 @@ pub(crate) fn aggregated(catalog: &Catalog, core: bool) -> Value {
     let groups = catalog.groups().into_iter().filter(|(name, _)| name.is_empty() == core);
     let items = groups.map(|(name, versions)| {
         let versions = versions.into_iter().map(|version| {
-            let resources: Vec<_> = catalog.of_version(version).map(|resource| aggregated_resource(resource)).collect();
+            let resources: Vec<_> =
+                catalog.of_version(version).map(|resource| aggregated_resource(resource)).collect();
             json!({"version": version.version, "resources": resources, "freshness": "Current"})
         });
         let metadata = if name.is_empty() { json!({}) } else { json!({ "name": name }) };
@@ -93,7 +95,8 @@ pub(crate) fn aggregated(catalog: &Catalog, core: bool) -> Value {
 }
 
 fn aggregated_resource(resource: &Resource) -> Value {
-    let kind = json!({"group": resource.version.group, "version": resource.version.version, "kind": resource.kind});
+    let kind =
+        json!({"group": resource.version.group, "version": resource.version.version, "kind": resource.kind});
     let mut entry = json!({
         "resource": resource.plural, "singularResource": resource.singular, "responseKind": kind,
         "scope": if resource.namespaced { "Namespaced" } else { "Cluster" }, "verbs": resource.verbs(),

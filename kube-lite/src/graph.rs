@@ -17,13 +17,25 @@ const DEFINITIONS: &str = "/registry/apiextensions.k8s.io/customresourcedefiniti
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    Delete { key: String, uid: String, foreground: bool },
+    Delete {
+        key: String,
+        uid: String,
+        foreground: bool,
+    },
     /// Removes the owner references with these uids.
-    Disown { key: String, owners: BTreeSet<String> },
+    Disown {
+        key: String,
+        owners: BTreeSet<String>,
+    },
     /// Removes a finalizer.
-    Release { key: String, finalizer: &'static str },
+    Release {
+        key: String,
+        finalizer: &'static str,
+    },
     /// Lets a namespace go.
-    Finalize { key: String },
+    Finalize {
+        key: String,
+    },
 }
 
 /// All objects, and who owns whom.
@@ -135,7 +147,9 @@ impl Graph {
         let release = |finalizer| Action::Release { key: key.to_owned(), finalizer };
         if finalizers.contains(&ORPHAN) {
             let owners = BTreeSet::from([uid.to_owned()]);
-            actions.extend(dependents().map(|(key, _)| Action::Disown { key: key.clone(), owners: owners.clone() }));
+            actions.extend(
+                dependents().map(|(key, _)| Action::Disown { key: key.clone(), owners: owners.clone() }),
+            );
             if dependents().next().is_none() {
                 actions.push(release(ORPHAN));
             }
@@ -162,7 +176,11 @@ impl Graph {
             return;
         };
         if inside.is_empty() {
-            actions.push(if key.starts_with(NAMESPACES) { Action::Finalize { key: key.to_owned() } } else { release(CLEAN_UP) });
+            actions.push(if key.starts_with(NAMESPACES) {
+                Action::Finalize { key: key.to_owned() }
+            } else {
+                release(CLEAN_UP)
+            });
         }
         let objects = inside.into_iter().filter_map(|key| Some((key, self.objects.get(key)?)));
         let going = objects.filter(|(_, object)| !object::is_terminating(object));
@@ -253,7 +271,10 @@ mod tests {
         world.put("/registry/core/configmaps/m/owner", json!({"metadata": {"uid": "o", "namespace": "m"}}));
         world.put(CHILD, object("c", &["o"]));
         assert_eq!(world.actions(), deletes(CHILD, "c", false));
-        world.put(CHILD, json!({"metadata": {"uid": "c", "ownerReferences": [{"uid": "x", "kind": "Deployment"}]}}));
+        world.put(
+            CHILD,
+            json!({"metadata": {"uid": "c", "ownerReferences": [{"uid": "x", "kind": "Deployment"}]}}),
+        );
         assert_eq!(world.actions(), []);
     }
 
@@ -272,7 +293,9 @@ mod tests {
         let mut world = World(Graph::default(), BTreeSet::new());
         world.put(CHILD, object("c", &["o"]));
         world.put(OWNER, terminating("o", &[ORPHAN]));
-        assert!(world.actions().contains(&Action::Disown { key: CHILD.into(), owners: ["o".to_owned()].into() }));
+        assert!(
+            world.actions().contains(&Action::Disown { key: CHILD.into(), owners: ["o".to_owned()].into() })
+        );
         world.put(CHILD, object("c", &[]));
         assert_eq!(world.actions(), [Action::Release { key: OWNER.into(), finalizer: ORPHAN }]);
     }
@@ -295,7 +318,8 @@ mod tests {
         let thing = "/registry/a.b/things/n/t";
         world.put(thing, object("t", &[]));
         world.put("/registry/a.b/thingsies/n/t", object("u", &[]));
-        world.put(&key, json!({"metadata": {"uid": "d", "deletionTimestamp": "T", "finalizers": [CLEAN_UP]}}));
+        world
+            .put(&key, json!({"metadata": {"uid": "d", "deletionTimestamp": "T", "finalizers": [CLEAN_UP]}}));
         assert_eq!(world.actions(), deletes(thing, "t", false));
         world.remove(thing);
         assert_eq!(world.actions(), [Action::Release { key, finalizer: CLEAN_UP }]);

@@ -19,7 +19,8 @@ use crate::auth::{self, Identity, Token};
 use crate::body::Unknown;
 use crate::kinds::Resource;
 use crate::path::{Query, Route, Target, route};
-use crate::status::{Failure, Result};
+use crate::proto::{self, Wrong};
+use crate::status::{Cause, Failure, Result};
 use crate::view::{AGGREGATED, View, wants_aggregated};
 use crate::{discovery, object, openapi};
 
@@ -94,14 +95,25 @@ impl Call {
     /// The body as JSON, or as YAML if it says so.
     fn value(&self) -> Result<Value> {
         let wrong = |error: &dyn std::fmt::Display| {
-            Failure::bad_request(format!("the object provided is unrecognized (must be of type JSON or YAML): {error}"))
+            Failure::bad_request(format!(
+                "the object provided is unrecognized (must be of type JSON or YAML): {error}"
+            ))
         };
         match self.media_type() {
-            "" | JSON | "application/json-patch+json" | "application/merge-patch+json"
-            | "application/strategic-merge-patch+json" => serde_json::from_slice(&self.body).map_err(|error| wrong(&error)),
+            ""
+            | JSON
+            | "application/json-patch+json"
+            | "application/merge-patch+json"
+            | "application/strategic-merge-patch+json" => {
+                serde_json::from_slice(&self.body).map_err(|error| wrong(&error))
+            }
             "application/yaml" | "application/apply-patch+yaml" => {
                 serde_yaml_ng::from_slice(&self.body).map_err(|error| wrong(&error))
             }
+            "application/vnd.kubernetes.protobuf" => proto::read(&self.body).map_err(|error| match error {
+                Wrong::Unknown(_) => Failure::unsupported_media_type(error.to_string()),
+                Wrong::Garbled => wrong(&error),
+            }),
             other => Err(Failure::unsupported_media_type(format!(
                 "the body of the request was in an unknown format ({other}) - accepted media types include: application/json, application/yaml"
             ))),
@@ -120,7 +132,11 @@ impl Call {
 
 impl Handler {
     /// Answers a request of whoever has `certified` by a certificate.
-    pub(crate) async fn answer(self, request: Request<Incoming>, certified: Option<Identity>) -> Response<Body> {
+    pub(crate) async fn answer(
+        self,
+        request: Request<Incoming>,
+        certified: Option<Identity>,
+    ) -> Response<Body> {
         let reply = self.handle(request, certified).await;
         let reply = reply.unwrap_or_else(|failure| {
             let status = StatusCode::from_u16(failure.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -141,8 +157,10 @@ impl Handler {
 
     async fn handle(&self, request: Request<Incoming>, certified: Option<Identity>) -> Result<Reply> {
         let (parts, body) = request.into_parts();
-        let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let identity = certified.or_else(|| auth::by_header(header, &self.tokens)).ok_or_else(Failure::unauthorized)?;
+        let header =
+            parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let identity =
+            certified.or_else(|| auth::by_header(header, &self.tokens)).ok_or_else(Failure::unauthorized)?;
         if let Some(name) = parts.headers.keys().find(|name| name.as_str().starts_with("impersonate-")) {
             return Err(Failure::bad_request(format!("kube-lite does not impersonate: {name}")));
         }
@@ -199,7 +217,8 @@ impl Handler {
 
     async fn object(&self, call: &Call, target: Target) -> Result<Reply> {
         let catalog = self.api.cache.catalog();
-        let lacking = || Failure::no_such_resource(discovery::lacking(&target.version, &target.plural).as_deref());
+        let lacking =
+            || Failure::no_such_resource(discovery::lacking(&target.version, &target.plural).as_deref());
         let resource = Arc::clone(catalog.find(&target.version, &target.plural).ok_or_else(lacking)?);
         let namespace = target.namespace.as_deref();
         if namespace.is_some() && !resource.namespaced {
@@ -207,7 +226,9 @@ impl Handler {
         }
         let Some(name) = target.name.as_deref() else {
             return match call.method {
-                Method::GET | Method::HEAD if call.query.watch => self.watch(call, &resource, namespace).await,
+                Method::GET | Method::HEAD if call.query.watch => {
+                    self.watch(call, &resource, namespace).await
+                }
                 Method::GET | Method::HEAD => self.list(call, &resource, namespace).await,
                 Method::POST if namespace.is_some() || !resource.namespaced => {
                     let edit = edit(call, &resource, &target)?;
@@ -249,7 +270,9 @@ impl Handler {
                 let written = self.api.edit(&edit, &patch(call)?).await?;
                 Ok(Reply::written(written, &resource, call.view()?))
             }
-            Method::DELETE if target.subresource.is_none() => self.delete(call, &resource, namespace, name).await,
+            Method::DELETE if target.subresource.is_none() => {
+                self.delete(call, &resource, namespace, name).await
+            }
             _ => Err(Failure::method_not_allowed("")),
         }
     }
@@ -278,7 +301,13 @@ impl Handler {
         Ok(stream(events, Arc::clone(resource), view))
     }
 
-    async fn delete(&self, call: &Call, resource: &Resource, namespace: Option<&str>, name: &str) -> Result<Reply> {
+    async fn delete(
+        &self,
+        call: &Call,
+        resource: &Resource,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Reply> {
         let options = delete_options(call)?;
         let deleted = self.api.delete(resource, &resource.key(namespace, name), &options).await?;
         let returns_object = resource.built_in.is_some_and(|built_in| built_in.delete_returns_object);
@@ -289,7 +318,9 @@ impl Handler {
         if !resource.version.group.is_empty() {
             details["group"] = resource.version.group.as_str().into();
         }
-        Ok(Reply::ok(&json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})))
+        Ok(Reply::ok(
+            &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}),
+        ))
     }
 
     async fn delete_all(&self, call: &Call, resource: &Resource, namespace: Option<&str>) -> Result<Reply> {
@@ -350,9 +381,12 @@ fn patch(call: &Call) -> Result<Outcome> {
         "application/json-patch+json" => Ok(Outcome::Json(call.value()?)),
         "application/strategic-merge-patch+json" => Ok(Outcome::Strategic(call.value()?)),
         "application/apply-patch+yaml" if call.query.field_manager.is_empty() => {
-            Err(Failure::bad_request("fieldManager is required for apply patch"))
+            let cause = Cause::required("fieldManager", "is required for apply patch");
+            Err(Failure::invalid("meta.k8s.io", "PatchOptions", "", &[cause]))
         }
-        "application/apply-patch+yaml" => Ok(Outcome::Apply { config: call.value()?, force: call.query.force }),
+        "application/apply-patch+yaml" => {
+            Ok(Outcome::Apply { config: call.value()?, force: call.query.force })
+        }
         _ => Err(Failure::unsupported_media_type("415: Unsupported Media Type")),
     }
 }
@@ -362,7 +396,11 @@ fn delete_options(call: &Call) -> Result<DeleteOptions> {
     DeleteOptions::read(&call.query, &body)
 }
 
-fn stream(events: impl Stream<Item = WatchEvent> + Send + 'static, resource: Arc<Resource>, view: View) -> Reply {
+fn stream(
+    events: impl Stream<Item = WatchEvent> + Send + 'static,
+    resource: Arc<Resource>,
+    view: View,
+) -> Reply {
     let lines = events.enumerate().filter_map(move |(i, event)| {
         let line = match event.kind {
             "ERROR" => Some(event.object),

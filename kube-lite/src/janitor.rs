@@ -78,8 +78,10 @@ async fn follow(api: &Api) {
 }
 
 async fn carry_out(api: &Api, action: &Action) -> Result<()> {
-    let (Action::Delete { key, .. } | Action::Disown { key, .. } | Action::Release { key, .. } | Action::Finalize { key }) =
-        action;
+    let (Action::Delete { key, .. }
+    | Action::Disown { key, .. }
+    | Action::Release { key, .. }
+    | Action::Finalize { key }) = action;
     let catalog = api.cache.catalog();
     let Some(resource) = catalog.of_key(key) else { return Ok(()) };
     let done = match action {

@@ -14,7 +14,11 @@ enum Step {
     Index(i64),
     All,
     /// Items (or values) for which a path below them compares so to a value.
-    Where { path: JsonPath, equal: bool, value: Value },
+    Where {
+        path: JsonPath,
+        equal: bool,
+        value: Value,
+    },
 }
 
 impl JsonPath {
@@ -33,7 +37,9 @@ impl JsonPath {
 
     /// Every value that it leads to, in order.
     pub(crate) fn all<'a>(&self, object: &'a Value) -> Vec<&'a Value> {
-        self.0.iter().fold(vec![object], |values, step| values.into_iter().flat_map(|value| step.from(value)).collect())
+        self.0.iter().fold(vec![object], |values, step| {
+            values.into_iter().flat_map(|value| step.from(value)).collect()
+        })
     }
 
     /// The first of them.
@@ -52,7 +58,8 @@ impl Step {
             Self::Field(name) => value.get(name).into_iter().collect(),
             Self::Index(index) => {
                 let items = value.as_array().map_or(&[][..], Vec::as_slice);
-                let from_end = items.len().checked_sub(usize::try_from(index.unsigned_abs()).unwrap_or(usize::MAX));
+                let from_end =
+                    items.len().checked_sub(usize::try_from(index.unsigned_abs()).unwrap_or(usize::MAX));
                 let index = if *index < 0 { from_end } else { usize::try_from(*index).ok() };
                 index.and_then(|index| items.get(index)).into_iter().collect()
             }
@@ -121,7 +128,8 @@ mod tests {
 
     #[test]
     fn paths_lead_where_the_table_says() {
-        let object = json!({"a": {"b": 1, "c.d": 2}, "l": [{"t": "x", "s": "1"}, {"t": "y", "s": "2"}], "e": []});
+        let object =
+            json!({"a": {"b": 1, "c.d": 2}, "l": [{"t": "x", "s": "1"}, {"t": "y", "s": "2"}], "e": []});
         for (path, wanted) in [
             (".a.b", json!([1])),
             ("{.a.b}", json!([1])),

@@ -23,7 +23,9 @@ use crate::select::SelectableField;
 use crate::status::{About, Cause};
 
 pub(crate) use self::columns::{Column, by_path};
-pub(crate) use self::crd::{accept as accept_definition, definition, resources_of, schema_of, uses_expressions};
+pub(crate) use self::crd::{
+    accept as accept_definition, definition, resources_of, schema_of, uses_expressions,
+};
 pub(crate) use self::metadata::{check_metadata, check_metadata_update};
 pub(crate) use self::service::{Ranges, allocate, claims};
 pub(crate) use self::table::BUILT_IN;

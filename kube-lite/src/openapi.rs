@@ -16,7 +16,9 @@ fn info() -> Value {
 pub(crate) fn index(catalog: &Catalog) -> Value {
     let versions = catalog.groups().into_values().flatten();
     let paths: Map<_, _> = versions
-        .map(|version| (version.path(), json!({"serverRelativeURL": format!("/openapi/v3/{}", version.path())})))
+        .map(|version| {
+            (version.path(), json!({"serverRelativeURL": format!("/openapi/v3/{}", version.path())}))
+        })
         .collect();
     json!({ "paths": paths })
 }
@@ -54,14 +56,16 @@ fn kind(resource: &Resource) -> Value {
 
 /// `io.k8s.discovery.v1.EndpointSlice`
 fn schema_name(resource: &Resource) -> String {
-    let mut parts: Vec<&str> = resource.version.group.split('.').filter(|part| !part.is_empty()).rev().collect();
+    let mut parts: Vec<&str> =
+        resource.version.group.split('.').filter(|part| !part.is_empty()).rev().collect();
     parts.extend([resource.version.version.as_str(), resource.kind.as_str()]);
     parts.join(".")
 }
 
 fn schema(catalog: &Catalog, resource: &Resource) -> Value {
     let definition = catalog.definition(resource);
-    let found = definition.and_then(|definition| kinds::schema_of(definition, &resource.version.version)).cloned();
+    let found =
+        definition.and_then(|definition| kinds::schema_of(definition, &resource.version.version)).cloned();
     let mut schema = found.unwrap_or_else(|| json!({"type": "object"}));
     schema["x-kubernetes-group-version-kind"] = json!([kind(resource)]);
     schema
@@ -81,7 +85,8 @@ fn operation(resource: &Resource, action: &str, body: Option<&str>) -> Value {
 }
 
 fn parameters(names: &[&str]) -> Value {
-    let parameter = |name: &&str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
+    let parameter =
+        |name: &&str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
     names.iter().map(parameter).collect()
 }
 

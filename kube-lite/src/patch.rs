@@ -26,7 +26,23 @@ pub(crate) fn json(object: &mut Value, patch: Value) -> Result<()> {
         message: format!("the server rejected our request due to an error in our request: {error}"),
         details: Some(serde_json::json!({})),
     };
-    json_patch::patch(object, &patch).map_err(unfit)
+    let mut new = object.clone();
+    for operation in patch.0 {
+        if let json_patch::PatchOperation::Replace(replace) = &operation {
+            allow_missing(&mut new, replace.path.as_str());
+        }
+        json_patch::patch(&mut new, std::slice::from_ref(&operation)).map_err(unfit)?;
+    }
+    *object = new;
+    Ok(())
+}
+
+/// The original replaces also a field that is not there, against the letter of the RFC; clients have come to rely on it.
+fn allow_missing(object: &mut Value, path: &str) {
+    let Some((parent, name)) = path.rsplit_once('/') else { return };
+    if let Some(Value::Object(fields)) = object.pointer_mut(parent) {
+        fields.entry(name.replace("~1", "/").replace("~0", "~")).or_insert(Value::Null);
+    }
 }
 
 #[cfg(test)]

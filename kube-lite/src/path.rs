@@ -41,7 +41,11 @@ impl GroupVersion {
 
     /// `api/v1` or `apis/group/v1`.
     pub(crate) fn path(&self) -> String {
-        if self.group.is_empty() { format!("api/{}", self.version) } else { format!("apis/{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            format!("api/{}", self.version)
+        } else {
+            format!("apis/{}/{}", self.group, self.version)
+        }
     }
 }
 
@@ -58,7 +62,8 @@ pub(crate) struct Target {
 /// Reads a path. Segments are percent-decoded before.
 pub(crate) fn route(path: &str) -> Route {
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
-    let version = |group: &str, version: &str| GroupVersion { group: group.to_owned(), version: version.to_owned() };
+    let version =
+        |group: &str, version: &str| GroupVersion { group: group.to_owned(), version: version.to_owned() };
     match segments[..] {
         ["healthz" | "livez" | "readyz", ..] => Route::Health,
         ["version"] => Route::Version,
@@ -84,7 +89,9 @@ fn object(version: GroupVersion, rest: &[&str]) -> Route {
         ["namespaces", name, sub @ ("status" | "finalize")] => (None, "namespaces", owned(name), owned(sub)),
         ["namespaces", ns, plural] => (owned(ns), plural, None, None),
         ["namespaces", ns, plural, name] => (owned(ns), plural, owned(name), None),
-        ["namespaces", ns, plural, name, ref sub @ ..] => (owned(ns), plural, owned(name), Some(sub.join("/"))),
+        ["namespaces", ns, plural, name, ref sub @ ..] => {
+            (owned(ns), plural, owned(name), Some(sub.join("/")))
+        }
         [plural] => (None, plural, None, None),
         [plural, name] => (None, plural, owned(name), None),
         [plural, name, ref sub @ ..] => (None, plural, owned(name), Some(sub.join("/"))),
@@ -123,7 +130,8 @@ impl Query {
     /// A value that is not what its parameter takes.
     pub(crate) fn read(text: &str) -> Result<Self> {
         fn read<T: FromStr>(key: &str, value: &str) -> Result<T> {
-            let wrong = |_error| Failure::bad_request(format!("invalid value {value:?} of query parameter {key}"));
+            let wrong =
+                |_error| Failure::bad_request(format!("invalid value {value:?} of query parameter {key}"));
             value.parse().map_err(wrong)
         }
         // Go's way with flags: empty and 0 are false.
@@ -146,7 +154,9 @@ impl Query {
                 "force" => query.force = flag(&value),
                 "dryRun" if value == "All" => query.dry_run = true,
                 "dryRun" => {
-                    return Err(Failure::bad_request(format!("invalid dryRun {value:?}: the only value is \"All\"")));
+                    return Err(Failure::bad_request(format!(
+                        "invalid dryRun {value:?}: the only value is \"All\""
+                    )));
                 }
                 "fieldValidation" => query.field_validation = owned,
                 "includeObject" => query.include_object = owned,
@@ -173,12 +183,21 @@ mod tests {
         for (path, route_wanted) in [
             ("/api/v1/namespaces", target("", "v1", "namespaces", [None, None, None])),
             ("/api/v1/namespaces/a", target("", "v1", "namespaces", [None, Some("a"), None])),
-            ("/api/v1/namespaces/a/status", target("", "v1", "namespaces", [None, Some("a"), Some("status")])),
+            (
+                "/api/v1/namespaces/a/status",
+                target("", "v1", "namespaces", [None, Some("a"), Some("status")]),
+            ),
             ("/api/v1/namespaces/a/pods", target("", "v1", "pods", [Some("a"), None, None])),
-            ("/api/v1/namespaces/a/pods/p/log", target("", "v1", "pods", [Some("a"), Some("p"), Some("log")])),
+            (
+                "/api/v1/namespaces/a/pods/p/log",
+                target("", "v1", "pods", [Some("a"), Some("p"), Some("log")]),
+            ),
             ("/api/v1/nodes/n/proxy/x/y", target("", "v1", "nodes", [None, Some("n"), Some("proxy/x/y")])),
             ("/apis/a.b/v2/things", target("a.b", "v2", "things", [None, None, None])),
-            ("/apis/a.b/v2/namespaces/n/things/t", target("a.b", "v2", "things", [Some("n"), Some("t"), None])),
+            (
+                "/apis/a.b/v2/namespaces/n/things/t",
+                target("a.b", "v2", "things", [Some("n"), Some("t"), None]),
+            ),
             ("/apis/a.b/v2", Route::Resources(GroupVersion { group: "a.b".into(), version: "v2".into() })),
             ("/readyz/ping", Route::Health),
             ("/", Route::Unknown),
@@ -190,7 +209,8 @@ mod tests {
 
     #[test]
     fn a_query_is_decoded_and_checked() {
-        let query = Query::read("watch=1&labelSelector=a%3Db%2Cc&limit=5&force=false&timeoutSeconds=7").unwrap();
+        let query =
+            Query::read("watch=1&labelSelector=a%3Db%2Cc&limit=5&force=false&timeoutSeconds=7").unwrap();
         assert!(query.watch && !query.force);
         assert_eq!((query.labels.as_str(), query.limit, query.timeout_seconds), ("a=b,c", 5, Some(7)));
         for wrong in ["limit=many", "timeoutSeconds=-1", "dryRun=Some"] {

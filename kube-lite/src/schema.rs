@@ -105,7 +105,13 @@ impl Schema {
         }
     }
 
-    fn prune_fields(&self, fields: &mut Map<String, Value>, path: &str, framed: bool, gone: &mut Vec<String>) {
+    fn prune_fields(
+        &self,
+        fields: &mut Map<String, Value>,
+        path: &str,
+        framed: bool,
+        gone: &mut Vec<String>,
+    ) {
         let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
         fields.retain(|name, value| {
             if framed && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {

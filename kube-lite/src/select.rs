@@ -171,7 +171,9 @@ fn read_requirement(text: &str) -> Result<(Requirement, &str)> {
     for (operator, greater) in [(">", true), ("<", false)] {
         if let Some(rest) = rest.strip_prefix(operator) {
             let (value, used) = one(rest)?;
-            let bound = value.parse().map_err(|_error| wrong(format!("for 'Gt', 'Lt' the value must be an integer: {value:?}")))?;
+            let bound = value
+                .parse()
+                .map_err(|_error| wrong(format!("for 'Gt', 'Lt' the value must be an integer: {value:?}")))?;
             let test = if greater { Test::GreaterThan(bound) } else { Test::LessThan(bound) };
             return Ok((Requirement { key, test }, &rest[used..]));
         }
@@ -203,7 +205,13 @@ fn read_fields(text: &str, selectable: &[SelectableField]) -> Result<Vec<FieldRe
             "metadata.namespace" => Field::Namespace,
             _ => {
                 let known = selectable.iter().find(|field| field.label == key);
-                Field::Path(known.ok_or_else(|| wrong(format!("field label not supported: {key}")))?.path.clone())
+                let refuse = || match selectable {
+                    [] => wrong(format!(
+                        "{key:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                    )),
+                    _ => wrong(format!("field label not supported: {key}")),
+                };
+                Field::Path(known.ok_or_else(refuse)?.path.clone())
             }
         };
         requirements.push(FieldRequirement { field, equal, value: value.to_owned() });
@@ -243,11 +251,14 @@ pub(crate) fn is_dns_label(text: &str) -> bool {
 
 /// RFC 1123 subdomain: at most 253 bytes of labels joined by dots.
 pub(crate) fn is_dns_subdomain(text: &str) -> bool {
-    text.len() <= 253 && text.split('.').all(|label| {
-        let bytes = label.as_bytes();
-        let ok = |c: &u8| c.is_ascii_lowercase() || c.is_ascii_digit();
-        bytes.first().is_some_and(ok) && bytes.last().is_some_and(ok) && bytes.iter().all(|c| ok(c) || *c == b'-')
-    })
+    text.len() <= 253
+        && text.split('.').all(|label| {
+            let bytes = label.as_bytes();
+            let ok = |c: &u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+            bytes.first().is_some_and(ok)
+                && bytes.last().is_some_and(ok)
+                && bytes.iter().all(|c| ok(c) || *c == b'-')
+        })
 }
 
 #[cfg(test)]
@@ -257,7 +268,10 @@ mod tests {
     use super::*;
 
     fn matches(labels: &str, fields: &str, object: &Value) -> bool {
-        let selectable = [SelectableField { label: "status.phase".into(), path: JsonPath::read(".status.phase").unwrap() }];
+        let selectable = [SelectableField {
+            label: "status.phase".into(),
+            path: JsonPath::read(".status.phase").unwrap(),
+        }];
         Selector::read(labels, fields, &selectable).unwrap().matches(object)
     }
 
@@ -305,9 +319,16 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_refused() {
-        for (labels, fields) in
-            [("a=b=c", ""), ("a in 1", ""), ("a in (1", ""), ("-a", ""), ("a,", ""), ("a>b", ""), ("", "foo=1"), ("", "x")]
-        {
+        for (labels, fields) in [
+            ("a=b=c", ""),
+            ("a in 1", ""),
+            ("a in (1", ""),
+            ("-a", ""),
+            ("a,", ""),
+            ("a>b", ""),
+            ("", "foo=1"),
+            ("", "x"),
+        ] {
             assert_eq!(Selector::read(labels, fields, &[]).unwrap_err().code, 400, "{labels} {fields}");
         }
     }

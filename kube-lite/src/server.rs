@@ -148,7 +148,10 @@ impl Server {
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut connections = JoinSet::new();
         loop {
-            let Some(Ok(permit)) = ended.run_until_cancelled(Arc::clone(&permits).acquire_owned()).await else { break };
+            let Some(Ok(permit)) = ended.run_until_cancelled(Arc::clone(&permits).acquire_owned()).await
+            else {
+                break;
+            };
             let Some(accepted) = ended.run_until_cancelled(self.listener.accept()).await else { break };
             match accepted {
                 Ok((socket, peer)) => {
@@ -210,18 +213,23 @@ async fn serve(socket: TcpStream, acceptor: Acceptor, handler: Handler) -> Resul
 
 fn acceptor(tls: &Tls) -> Result<TlsAcceptor, BoxError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let certificates = |pem: &str| CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let certificates =
+        |pem: &str| CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
     let mut roots = RootCertStore::empty();
     for certificate in certificates(&tls.client_ca)? {
         roots.add(certificate)?;
     }
     // Who comes without a certificate must have a token: see `Handler`.
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).allow_unauthenticated().build()?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .allow_unauthenticated()
+        .build()?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates(&tls.certificate)?, PrivateKeyDer::from_pem_slice(tls.key.as_bytes())?)?;
+        .with_single_cert(
+            certificates(&tls.certificate)?,
+            PrivateKeyDer::from_pem_slice(tls.key.as_bytes())?,
+        )?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -38,7 +38,11 @@ pub(crate) struct About<'a> {
 
 impl About<'_> {
     fn qualified(&self) -> String {
-        if self.group.is_empty() { self.resource.to_owned() } else { format!("{}.{}", self.resource, self.group) }
+        if self.group.is_empty() {
+            self.resource.to_owned()
+        } else {
+            format!("{}.{}", self.resource, self.group)
+        }
     }
 
     fn details(&self) -> Value {
@@ -103,17 +107,24 @@ impl Failure {
     }
 
     pub(crate) fn already_exists(about: About<'_>) -> Self {
-        Self::about(409, "AlreadyExists", about, format!("{} {:?} already exists", about.qualified(), about.name))
+        Self::about(
+            409,
+            "AlreadyExists",
+            about,
+            format!("{} {:?} already exists", about.qualified(), about.name),
+        )
     }
 
     pub(crate) fn conflict(about: About<'_>, why: &str) -> Self {
-        let message = format!("Operation cannot be fulfilled on {} {:?}: {why}", about.qualified(), about.name);
+        let message =
+            format!("Operation cannot be fulfilled on {} {:?}: {why}", about.qualified(), about.name);
         Self::about(409, "Conflict", about, message)
     }
 
     /// The object changed since the caller read it.
     pub(crate) fn modified(about: About<'_>) -> Self {
-        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        let why =
+            "the object has been modified; please apply your changes to the latest version and try again";
         Self::conflict(about, why)
     }
 
@@ -123,8 +134,11 @@ impl Failure {
         let mut managers: Vec<&str> = conflicts.iter().map(|(manager, _field)| manager.as_str()).collect();
         managers.dedup();
         let each = managers.iter().map(|manager| {
-            let fields: Vec<_> =
-                conflicts.iter().filter(|(owner, _field)| owner == manager).map(|(_owner, field)| field.as_str()).collect();
+            let fields: Vec<_> = conflicts
+                .iter()
+                .filter(|(owner, _field)| owner == manager)
+                .map(|(_owner, field)| field.as_str())
+                .collect();
             match &fields[..] {
                 [field] if managers.len() == 1 => format!("{plural} with {manager}: {field}"),
                 fields => format!("{plural} with {manager}:\n- {}", fields.join("\n- ")),
@@ -172,7 +186,10 @@ impl Failure {
     }
 
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
-        Self { details: Some(json!({"retryAfterSeconds": 1})), ..Self::new(503, "ServiceUnavailable", message) }
+        Self {
+            details: Some(json!({"retryAfterSeconds": 1})),
+            ..Self::new(503, "ServiceUnavailable", message)
+        }
     }
 
     pub(crate) fn timeout(message: impl Into<String>) -> Self {
@@ -183,8 +200,11 @@ impl Failure {
     pub(crate) fn to_json(&self) -> Value {
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.code,
+            "message": self.message, "code": self.code,
         });
+        if !self.reason.is_empty() {
+            status["reason"] = self.reason.into();
+        }
         if let Some(details) = &self.details {
             status["details"] = details.clone();
         }
@@ -224,7 +244,8 @@ impl Cause {
 
     pub(crate) fn wrong_type(field: &str, found: &str, wanted: &str) -> Self {
         let place = if field.is_empty() { "<nil>" } else { field };
-        let message = format!("Invalid value: {found:?}: {place} in body must be of type {wanted}: {found:?}");
+        let message =
+            format!("Invalid value: {found:?}: {place} in body must be of type {wanted}: {found:?}");
         Self::new("FieldValueTypeInvalid", field, message)
     }
 
@@ -252,7 +273,10 @@ mod tests {
         let export = About { group: "multicluster.x-k8s.io", resource: "serviceexports", name: "web" };
         let service = About { group: "", resource: "services", name: "web" };
         assert_eq!(Failure::not_found(service).message, r#"services "web" not found"#);
-        assert_eq!(Failure::not_found(export).message, r#"serviceexports.multicluster.x-k8s.io "web" not found"#);
+        assert_eq!(
+            Failure::not_found(export).message,
+            r#"serviceexports.multicluster.x-k8s.io "web" not found"#
+        );
         let causes = [Cause::required("spec.ports", "")];
         let invalid = Failure::invalid("", "Service", "web", &causes);
         assert_eq!(invalid.message, r#"Service "web" is invalid: spec.ports: Required value"#);
@@ -262,7 +286,10 @@ mod tests {
     #[test]
     fn a_conflict_names_managers_and_fields() {
         let one = [("\"a\"".to_owned(), ".data.k".to_owned())];
-        assert_eq!(Failure::apply_conflict(&one).message, "Apply failed with 1 conflict: conflict with \"a\": .data.k");
+        assert_eq!(
+            Failure::apply_conflict(&one).message,
+            "Apply failed with 1 conflict: conflict with \"a\": .data.k"
+        );
         let two = [("\"a\"".to_owned(), ".data.k".to_owned()), ("\"b\"".to_owned(), ".data.l".to_owned())];
         assert_eq!(
             Failure::apply_conflict(&two).message,

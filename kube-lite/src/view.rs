@@ -70,7 +70,9 @@ impl View {
                         _ => RowObject::Metadata,
                     }));
                 }
-                Some("PartialObjectMetadata" | "PartialObjectMetadataList") if ours => return Ok(Self::Metadata),
+                Some("PartialObjectMetadata" | "PartialObjectMetadataList") if ours => {
+                    return Ok(Self::Metadata);
+                }
                 Some(_) => {}
             }
         }
@@ -103,7 +105,13 @@ impl View {
     }
 
     /// A list, with its metadata.
-    pub(crate) fn list(self, resource: &Resource, mut items: Vec<Value>, metadata: Value, now: Timestamp) -> Value {
+    pub(crate) fn list(
+        self,
+        resource: &Resource,
+        mut items: Vec<Value>,
+        metadata: Value,
+        now: Timestamp,
+    ) -> Value {
         match self {
             Self::Whole => {
                 if resource.built_in.is_some() {
@@ -135,7 +143,14 @@ fn metadata_only(object: &Value) -> Value {
     })
 }
 
-fn table(resource: &Resource, objects: &[Value], row: RowObject, metadata: Value, heading: bool, now: Timestamp) -> Value {
+fn table(
+    resource: &Resource,
+    objects: &[Value],
+    row: RowObject,
+    metadata: Value,
+    heading: bool,
+    now: Timestamp,
+) -> Value {
     let column = |column: &crate::kinds::Column| {
         json!({
             "name": column.name, "type": column.kind, "format": column.format,
@@ -179,7 +194,9 @@ mod tests {
         ] {
             assert_eq!(View::read(accept, "").ok(), wanted, "{accept}");
         }
-        assert!(wants_aggregated("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"));
+        assert!(wants_aggregated(
+            "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"
+        ));
         assert!(!wants_aggregated("application/json"));
     }
 }

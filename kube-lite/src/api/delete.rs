@@ -9,7 +9,7 @@ use super::{ATTEMPTS, Api, Stored};
 use crate::kinds::Resource;
 use crate::object::{self, text};
 use crate::path::Query;
-use crate::status::{Failure, Result};
+use crate::status::{Cause, Failure, Result};
 
 /// Finalizer of an object whose dependents go first.
 pub(crate) const FOREGROUND: &str = "foregroundDeletion";
@@ -43,11 +43,14 @@ impl DeleteOptions {
         let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         let orphans = body.get("orphanDependents").and_then(Value::as_bool).or(query.orphan_dependents);
         let policy = text("/propagationPolicy").or_else(|| query.propagation.clone());
-        let policy = policy.or_else(|| orphans.map(|orphans| if orphans { "Orphan" } else { "Background" }.to_owned()));
-        if let Some(policy) = policy.as_deref().filter(|policy| !matches!(*policy, "Background" | "Foreground" | "Orphan")) {
-            return Err(Failure::bad_request(format!(
-                "invalid propagationPolicy {policy:?}: allowed are \"Background\", \"Foreground\" and \"Orphan\""
-            )));
+        let policy = policy
+            .or_else(|| orphans.map(|orphans| if orphans { "Orphan" } else { "Background" }.to_owned()));
+        if let Some(policy) =
+            policy.as_deref().filter(|policy| !matches!(*policy, "Background" | "Foreground" | "Orphan"))
+        {
+            let allowed = ["Background", "Foreground", "Orphan"].map(Value::from);
+            let cause = Cause::not_supported("propagationPolicy", &policy.into(), &allowed);
+            return Err(Failure::invalid("meta.k8s.io", "DeleteOptions", "", &[cause]));
         }
         Ok(Self {
             uid: text("/preconditions/uid"),
@@ -58,12 +61,15 @@ impl DeleteOptions {
     }
 
     fn check(&self, resource: &Resource, live: &Value) -> Result<()> {
-        for (what, wanted, pointer) in
-            [("UID", &self.uid, "/metadata/uid"), ("ResourceVersion", &self.resource_version, "/metadata/resourceVersion")]
-        {
+        for (what, wanted, pointer) in [
+            ("UID", &self.uid, "/metadata/uid"),
+            ("ResourceVersion", &self.resource_version, "/metadata/resourceVersion"),
+        ] {
             let found = text(live, pointer);
             if let Some(wanted) = wanted.as_deref().filter(|wanted| *wanted != found) {
-                let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+                let why = format!(
+                    "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
+                );
                 return Err(Failure::conflict(resource.about(object::name(live)), &why));
             }
         }
@@ -76,10 +82,16 @@ impl Api {
     ///
     /// # Errors
     /// It is not there, or a precondition does not hold.
-    pub(crate) async fn delete(&self, resource: &Resource, key: &str, options: &DeleteOptions) -> Result<Deleted> {
+    pub(crate) async fn delete(
+        &self,
+        resource: &Resource,
+        key: &str,
+        options: &DeleteOptions,
+    ) -> Result<Deleted> {
         let name = key.rsplit('/').next().unwrap_or_default();
         for _ in 0..ATTEMPTS {
-            let live = self.read(resource, key).await?.ok_or_else(|| Failure::not_found(resource.about(name)))?;
+            let live =
+                self.read(resource, key).await?.ok_or_else(|| Failure::not_found(resource.about(name)))?;
             options.check(resource, &live.object)?;
             if resource.is_core("namespaces") && matches!(name, "default" | "kube-system" | "kube-public") {
                 return Err(Failure::forbidden(resource.about(name), "this namespace may not be deleted"));

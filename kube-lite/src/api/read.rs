@@ -28,7 +28,12 @@ impl Api {
     ///
     /// # Errors
     /// Not found.
-    pub(crate) async fn get(&self, resource: &Resource, namespace: Option<&str>, name: &str) -> Result<Value> {
+    pub(crate) async fn get(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Value> {
         let found = self.read(resource, &resource.key(namespace, name)).await?;
         found.map(|stored| stored.object).ok_or_else(|| Failure::not_found(resource.about(name)))
     }
@@ -37,7 +42,12 @@ impl Api {
     ///
     /// # Errors
     /// A selector or token that cannot be read, or a version that is gone.
-    pub(crate) async fn list(&self, resource: &Resource, namespace: Option<&str>, query: &Query) -> Result<List> {
+    pub(crate) async fn list(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+        query: &Query,
+    ) -> Result<List> {
         let selector = Selector::read(&query.labels, &query.fields, &resource.selectable)?;
         let mut range = self.range(resource, namespace, &selector);
         let mut at = self.list_revision(query)?;
@@ -93,17 +103,21 @@ impl Api {
             return Ok(None);
         }
         let revision = self.epoch.revision(version);
-        let revision = revision.ok_or_else(|| Failure::bad_request(format!("invalid resourceVersion {version:?}")))?;
+        let revision =
+            revision.ok_or_else(|| Failure::bad_request(format!("invalid resourceVersion {version:?}")))?;
         let known = *self.cache.news().borrow();
         if revision > known && query.version_match != "Exact" {
-            let message = format!("Too large resource version: {version}, current: {}", self.epoch.version(known));
+            let message =
+                format!("Too large resource version: {version}, current: {}", self.epoch.version(known));
             return Err(Failure::timeout(message));
         }
         if query.version_match != "Exact" {
             return Ok(None);
         }
         if revision < 1 {
-            return Err(Failure::expired(format!("The resourceVersion for the provided list is too old: {version}")));
+            return Err(Failure::expired(format!(
+                "The resourceVersion for the provided list is too old: {version}"
+            )));
         }
         Ok(Some(Revision(revision)))
     }

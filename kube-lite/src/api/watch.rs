@@ -74,7 +74,8 @@ impl Api {
         }
         let from_now = matches!(version, "" | "0");
         if streams_list || from_now && query.send_initial_events.is_none() {
-            let all = Query { limit: 0, next: String::new(), resource_version: String::new(), ..query.clone() };
+            let all =
+                Query { limit: 0, next: String::new(), resource_version: String::new(), ..query.clone() };
             let list = self.list(resource, namespace, &all).await?;
             let after = self.epoch.revision(&list.resource_version).unwrap_or_default();
             return Ok(WatchStart { after, initial: list.items, bookmark_after_initial: streams_list });
@@ -107,7 +108,8 @@ impl Api {
     ) -> Result<impl Stream<Item = WatchEvent> + Send + 'static> {
         let selector = Selector::read(&query.labels, &query.fields, &resource.selectable)?;
         let namespace = namespace.filter(|_| resource.namespaced);
-        let prefix = namespace.map_or_else(|| resource.prefix(), |namespace| format!("{}{namespace}/", resource.prefix()));
+        let prefix = namespace
+            .map_or_else(|| resource.prefix(), |namespace| format!("{}{namespace}/", resource.prefix()));
         let added = |object| WatchEvent { kind: "ADDED", object };
         let mut ready: VecDeque<_> = start.initial.into_iter().map(added).collect();
         if start.bookmark_after_initial {

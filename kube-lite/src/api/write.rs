@@ -79,7 +79,12 @@ impl Api {
     }
 
     /// Prepares, checks and stores a new object whose fields have their managers; `None` asks for another attempt.
-    async fn try_create(&self, edit: &Edit, mut new: Value, warnings: &mut Vec<String>) -> Result<Option<Stored>> {
+    async fn try_create(
+        &self,
+        edit: &Edit,
+        mut new: Value,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<Stored>> {
         let resource = &edit.resource;
         let metadata = object::metadata(&mut new);
         let generate = metadata.get("generateName").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -91,7 +96,9 @@ impl Api {
             metadata.remove(field);
         }
         if metadata.remove("resourceVersion").is_some_and(|version| version != "") {
-            return Err(Failure::bad_request("resourceVersion should not be set on objects to be created"));
+            // With this code and without a reason: so does the original.
+            let why = "resourceVersion should not be set on objects to be created";
+            return Err(Failure { reason: "", ..Failure::internal(why) });
         }
         metadata.insert("uid".to_owned(), object::uuid(rand::random()).into());
         metadata.insert("creationTimestamp".to_owned(), object::time(Timestamp::now()).into());
@@ -112,6 +119,11 @@ impl Api {
         if !edit.name.is_empty() && name != edit.name {
             return Err(name_mismatch(&name, &edit.name));
         }
+        let key = edit.key(&name);
+        if self.store.get(key.as_bytes()).await?.is_some() {
+            // A generated name is tried again.
+            return if has_name { Err(Failure::already_exists(resource.about(&name))) } else { Ok(None) };
+        }
         self.allocate(resource, &mut new, None).await?;
         check(resource, &new, None)?;
         note_definition(resource, &mut new, warnings);
@@ -119,11 +131,6 @@ impl Api {
         let mut guards = Vec::new();
         if let Some(namespace) = edit.namespace.as_deref().filter(|_| resource.namespaced) {
             guards.push(self.open_namespace(resource, namespace, &name).await?);
-        }
-        let key = edit.key(&name);
-        if self.store.get(key.as_bytes()).await?.is_some() {
-            // A generated name is tried again.
-            return if has_name { Err(Failure::already_exists(resource.about(&name))) } else { Ok(None) };
         }
         if edit.dry_run {
             return Ok(Some(Stored { revision: 0, object: new }));
@@ -182,22 +189,33 @@ impl Api {
             Outcome::Apply { config, force } => {
                 let uid = object::uid(config);
                 if !uid.is_empty() {
-                    let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+                    let why = format!(
+                        "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+                    );
                     return Err(Failure::conflict(resource.about(&edit.name), &why));
                 }
                 let mut warnings = Vec::new();
                 let config = check_config(edit, config, &mut warnings)?;
                 let now = object::time(Timestamp::now());
                 let api_version = resource.version.api_version();
-                let new = apply::apply(None, &config, Some(&resource.schema), edit.scope(), &writer(edit, &api_version, &now), *force)?;
+                let new = apply::apply(
+                    None,
+                    &config,
+                    Some(&resource.schema),
+                    edit.scope(),
+                    &writer(edit, &api_version, &now),
+                    *force,
+                )?;
                 let new = body::admit(resource, new, Unknown::Ignore, &mut Vec::new())?;
-                let stored = self.try_create(edit, new, &mut warnings).await?;
+                let stored = unless_others_were_first(self.try_create(edit, new, &mut warnings).await)?;
                 Ok(stored.map(|stored| Written { object: stored.object, created: true, warnings }))
             }
             Outcome::Replace(sent) if resource.built_in.is_some_and(|built_in| built_in.create_on_update) => {
-                self.create(edit, sent.clone()).await.map(Some)
+                unless_others_were_first(self.create(edit, sent.clone()).await.map(Some))
             }
-            Outcome::Replace(_) | Outcome::Merge(_) | Outcome::Json(_) | Outcome::Strategic(_) => Err(missing()),
+            Outcome::Replace(_) | Outcome::Merge(_) | Outcome::Json(_) | Outcome::Strategic(_) => {
+                Err(missing())
+            }
         }
     }
 
@@ -221,7 +239,9 @@ impl Api {
             return Err(Failure::not_found(namespaces.about(namespace)));
         };
         if object::is_terminating(&found.object) {
-            let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
+            let why = format!(
+                "unable to create new content in namespace {namespace} because it is being terminated"
+            );
             let mut failure = Failure::forbidden(resource.about(name), &why);
             let cause = serde_json::json!([{"reason": "NamespaceTerminating", "message": format!("namespace {namespace} is being terminated"), "field": "metadata.namespace"}]);
             failure.details.get_or_insert_default()["causes"] = cause;
@@ -231,12 +251,22 @@ impl Api {
     }
 }
 
+/// If the object came into being meanwhile, there is one to change: another attempt.
+fn unless_others_were_first<T>(created: Result<Option<T>>) -> Result<Option<T>> {
+    match created {
+        Err(failure) if failure.reason == "AlreadyExists" => Ok(None),
+        other => other,
+    }
+}
+
 fn too_busy() -> Failure {
     Failure::unavailable("others changed the object at each attempt; please try again")
 }
 
 fn name_mismatch(name: &str, wanted: &str) -> Failure {
-    Failure::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({wanted})"))
+    Failure::bad_request(format!(
+        "the name of the object ({name}) does not match the name on the URL ({wanted})"
+    ))
 }
 
 fn writer<'a>(edit: &'a Edit, api_version: &'a str, now: &'a str) -> Writer<'a> {
@@ -273,15 +303,36 @@ fn make(edit: &Edit, live: &Value, outcome: &Outcome, warnings: &mut Vec<String>
             let config = check_config(edit, config, warnings)?;
             let uid = object::uid(&config);
             if !uid.is_empty() && uid != object::uid(live) {
-                let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", object::uid(live));
+                let why = format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    object::uid(live)
+                );
                 return Err(Failure::conflict(resource.about(&edit.name), &why));
             }
             let now = object::time(Timestamp::now());
             let api_version = resource.version.api_version();
-            new = apply::apply(Some(live), &config, Some(&resource.schema), edit.scope(), &writer(edit, &api_version, &now), *force)?;
+            new = apply::apply(
+                Some(live),
+                &config,
+                Some(&resource.schema),
+                edit.scope(),
+                &writer(edit, &api_version, &now),
+                *force,
+            )?;
         }
     }
-    body::admit(resource, new, edit.unknown, warnings)
+    let admitted = body::admit(resource, new, edit.unknown, warnings);
+    let is_patch = matches!(outcome, Outcome::Merge(_) | Outcome::Json(_) | Outcome::Strategic(_));
+    admitted.map_err(|failure| if is_patch { unfit(edit, failure) } else { failure })
+}
+
+/// An object that a patch has spoiled is not the client's words, but what came of them.
+fn unfit(edit: &Edit, failure: Failure) -> Failure {
+    if failure.code != 400 {
+        return failure;
+    }
+    let cause = Cause::invalid("patch", &Value::Null, failure.message);
+    Failure::invalid(&edit.resource.version.group, &edit.resource.kind, &edit.name, &[cause])
 }
 
 /// What is applied must be an object of the resource, without fields that nobody knows.
@@ -334,7 +385,8 @@ fn check_identity(edit: &Edit, live: &Value, new: &Value) -> Result<()> {
     if version.is_empty() {
         let unconditional = resource.built_in.is_some_and(|built_in| built_in.unconditional_update);
         if !unconditional {
-            let cause = Cause::invalid("metadata.resourceVersion", &0.into(), "must be specified for an update");
+            let cause =
+                Cause::invalid("metadata.resourceVersion", &0.into(), "must be specified for an update");
             return Err(Failure::invalid(&resource.version.group, &resource.kind, name, &[cause]));
         }
     } else if version != text(live, "/metadata/resourceVersion") {
@@ -342,7 +394,10 @@ fn check_identity(edit: &Edit, live: &Value, new: &Value) -> Result<()> {
     }
     let uid = object::uid(new);
     if !uid.is_empty() && uid != object::uid(live) {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", object::uid(live));
+        let why = format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            object::uid(live)
+        );
         return Err(Failure::conflict(resource.about(name), &why));
     }
     Ok(())

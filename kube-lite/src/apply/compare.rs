@@ -34,7 +34,11 @@ pub(super) enum Shape<'a> {
 impl<'a> Shape<'a> {
     pub(super) fn of(value: &'a Value, schema: Option<&Schema>) -> Self {
         if let Value::Object(fields) = value {
-            return if schema.is_some_and(|schema| schema.atomic_map) { Self::Leaf } else { Self::Fields(fields) };
+            return if schema.is_some_and(|schema| schema.atomic_map) {
+                Self::Leaf
+            } else {
+                Self::Fields(fields)
+            };
         }
         let (Value::Array(items), Some(schema)) = (value, schema) else { return Self::Leaf };
         if schema.list == ListKind::Atomic {
@@ -50,7 +54,8 @@ pub(super) fn edge(item: &Value, schema: &Schema) -> String {
         ListKind::Atomic | ListKind::Set => fields::value(item),
         ListKind::Map(keys) => {
             let known_by = |key: &String| {
-                let value = item.get(key).filter(|value| !value.is_null()).or_else(|| schema.key_default(key))?;
+                let value =
+                    item.get(key).filter(|value| !value.is_null()).or_else(|| schema.key_default(key))?;
                 Some((key.clone(), value.clone()))
             };
             fields::keys(&keys.iter().filter_map(known_by).collect())
@@ -105,7 +110,8 @@ fn both(old: &Value, new: &Value, schema: Option<&Schema>, path: &mut Vec<String
         }
         (Shape::Items(old), Shape::Items(new)) => {
             let item = schema.and_then(Schema::item);
-            let find = |items: &[(String, &'_ Value)], edge: &str| items.iter().position(|(other, _)| other == edge);
+            let find =
+                |items: &[(String, &'_ Value)], edge: &str| items.iter().position(|(other, _)| other == edge);
             let edges: BTreeSet<_> = old.iter().chain(&new).map(|(edge, _)| edge.clone()).collect();
             for edge in edges {
                 let old = find(&old, &edge).map(|at| old[at].1);

@@ -31,7 +31,8 @@ impl FieldSet {
     pub(super) fn from_json(json: &Value) -> Self {
         let fields = json.as_object();
         let children = fields.into_iter().flatten().filter(|(edge, _)| *edge != ".");
-        let children: BTreeMap<_, _> = children.map(|(edge, below)| (edge.clone(), Self::from_json(below))).collect();
+        let children: BTreeMap<_, _> =
+            children.map(|(edge, below)| (edge.clone(), Self::from_json(below))).collect();
         let marked = fields.is_some_and(|fields| fields.contains_key("."));
         Self { member: marked || children.is_empty(), children }
     }
@@ -102,7 +103,9 @@ impl FieldSet {
     }
 
     pub(super) fn intersection(&self, other: &Self) -> Self {
-        let both = |(edge, mine): (&String, &Self)| Some((edge.clone(), mine.intersection(other.children.get(edge)?)));
+        let both = |(edge, mine): (&String, &Self)| {
+            Some((edge.clone(), mine.intersection(other.children.get(edge)?)))
+        };
         let mut set = Self {
             member: self.member && other.member,
             children: self.children.iter().filter_map(both).collect(),
@@ -113,7 +116,8 @@ impl FieldSet {
 
     pub(super) fn difference(&self, other: &Self) -> Self {
         let left = |(edge, mine): (&String, &Self)| {
-            let left = other.children.get(edge).map_or_else(|| mine.clone(), |theirs| mine.difference(theirs));
+            let left =
+                other.children.get(edge).map_or_else(|| mine.clone(), |theirs| mine.difference(theirs));
             (edge.clone(), left)
         };
         let mut set =

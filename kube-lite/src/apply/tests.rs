@@ -36,12 +36,22 @@ fn bare(object: &Value) -> Value {
 }
 
 fn owned_by(object: &Value, manager: &str) -> Vec<String> {
-    entries(object).into_iter().filter(|entry| entry.manager == manager).flat_map(|entry| entry.fields.paths()).collect()
+    entries(object)
+        .into_iter()
+        .filter(|entry| entry.manager == manager)
+        .flat_map(|entry| entry.fields.paths())
+        .collect()
 }
 
 #[test]
 fn what_is_left_out_is_removed_unless_someone_else_owns_it() {
-    let first = apply_by("a", None, json!({"d": {"x": 1, "y": 1}, "l": [{"k": 1}, {"k": 2, "v": 1}], "s": ["m", "n"]}), false).unwrap();
+    let first = apply_by(
+        "a",
+        None,
+        json!({"d": {"x": 1, "y": 1}, "l": [{"k": 1}, {"k": 2, "v": 1}], "s": ["m", "n"]}),
+        false,
+    )
+    .unwrap();
     let second = apply_by("b", Some(&first), json!({"d": {"y": 1}, "l": [{"k": 2}]}), false).unwrap();
     let third = apply_by("a", Some(&second), json!({"s": ["n"]}), false).unwrap();
     assert_eq!(bare(&third), json!({"d": {"y": 1}, "l": [{"k": 2}], "s": ["n"]}));
@@ -52,7 +62,10 @@ fn what_is_left_out_is_removed_unless_someone_else_owns_it() {
 fn a_changed_field_of_another_is_a_conflict_that_force_wins() {
     let first = apply_by("a", None, json!({"d": {"x": 1}}), false).unwrap();
     let refused = apply_by("b", Some(&first), json!({"d": {"x": 2}}), false).unwrap_err();
-    assert_eq!((refused.code, refused.message.as_str()), (409, "Apply failed with 1 conflict: conflict with \"a\": .d.x"));
+    assert_eq!(
+        (refused.code, refused.message.as_str()),
+        (409, "Apply failed with 1 conflict: conflict with \"a\": .d.x")
+    );
     let forced = apply_by("b", Some(&first), json!({"d": {"x": 2}}), true).unwrap();
     assert_eq!(bare(&forced), json!({"d": {"x": 2}}));
     assert_eq!((owned_by(&forced, "a"), owned_by(&forced, "b")), (vec![], vec![".d.x".to_owned()]));
@@ -87,7 +100,13 @@ fn an_update_takes_what_it_changes_and_no_more() {
 #[test]
 fn a_new_object_is_owned_with_the_containers_that_came_with_it() {
     let mut new = json!({"apiVersion": "v1", "kind": "K", "metadata": {"name": "n", "labels": {"a": "b"}}, "spec": {"atom": {"x": 1}}, "l": [{"k": 1}]});
-    track(&json!({"spec": {}}), &mut new, Some(&Schema::from_lines(["l[k]", "spec.atom!"])), SCOPE, &writer("u", "T"));
+    track(
+        &json!({"spec": {}}),
+        &mut new,
+        Some(&Schema::from_lines(["l[k]", "spec.atom!"])),
+        SCOPE,
+        &writer("u", "T"),
+    );
     assert_eq!(
         new["metadata"]["managedFields"][0]["fieldsV1"],
         json!({
@@ -127,7 +146,15 @@ fn what_a_scope_leaves_out_is_neither_owned_nor_written() {
     let config = json!({"spec": {"a": 1}, "status": {"b": 1}});
     let new = apply(None, &config, None, Scope::WithoutStatus, &writer("a", "T"), false).unwrap();
     assert_eq!(bare(&new), json!({"spec": {"a": 1}}));
-    let new = apply(Some(&new), &config, None, Scope::Status(false), &Writer { subresource: "status", ..writer("a", "T") }, false).unwrap();
+    let new = apply(
+        Some(&new),
+        &config,
+        None,
+        Scope::Status(false),
+        &Writer { subresource: "status", ..writer("a", "T") },
+        false,
+    )
+    .unwrap();
     assert_eq!(bare(&new), config);
     assert_eq!(owned_by(&new, "a"), [".spec.a", ".status.b"]);
 }

@@ -124,7 +124,8 @@ pub(super) fn count(object: &Value, pointers: &[&str]) -> usize {
 
 /// The status of a condition by its type.
 pub(super) fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a str> {
-    let found = items(object, "/status/conditions").iter().find(|condition| text(condition, "/type") == kind)?;
+    let found =
+        items(object, "/status/conditions").iter().find(|condition| text(condition, "/type") == kind)?;
     Some(text(found, "/status"))
 }
 

@@ -52,9 +52,7 @@ pub(crate) fn accept(definition: &mut Value, now: Timestamp) {
     status.insert("acceptedNames".to_owned(), names);
     let conditions = status.entry("conditions").or_insert_with(|| json!([]));
     if conditions.as_array().is_none_or(Vec::is_empty) {
-        let condition = |kind: &str, reason: &str, message: &str| {
-            json!({"type": kind, "status": "True", "lastTransitionTime": time, "reason": reason, "message": message})
-        };
+        let condition = |kind: &str, reason: &str, message: &str| json!({"type": kind, "status": "True", "lastTransitionTime": time, "reason": reason, "message": message});
         *conditions = json!([
             condition("NamesAccepted", "NoConflicts", "no conflicts found"),
             condition("Established", "InitialNamesAccepted", "the initial names have been accepted"),
@@ -66,9 +64,12 @@ pub(super) fn validate(definition: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut causes = Vec::new();
     let text = |pointer: &str| text(definition, pointer);
     let (group, plural, scope) = (text("/spec/group"), text("/spec/names/plural"), text("/spec/scope"));
-    for (field, value) in
-        [("spec.group", group), ("spec.scope", scope), ("spec.names.plural", plural), ("spec.names.kind", text("/spec/names/kind"))]
-    {
+    for (field, value) in [
+        ("spec.group", group),
+        ("spec.scope", scope),
+        ("spec.names.plural", plural),
+        ("spec.names.kind", text("/spec/names/kind")),
+    ] {
         if value.is_empty() {
             causes.push(Cause::required(field, ""));
         }
@@ -81,7 +82,11 @@ pub(super) fn validate(definition: &Value, old: Option<&Value>) -> Vec<Cause> {
     }
     let name = object::name(definition);
     if name != format!("{plural}.{group}") {
-        causes.push(Cause::invalid("metadata.name", &name.into(), "must be spec.names.plural+\".\"+spec.group"));
+        causes.push(Cause::invalid(
+            "metadata.name",
+            &name.into(),
+            "must be spec.names.plural+\".\"+spec.group",
+        ));
     }
     let scopes = ["Cluster", "Namespaced"].map(Value::from);
     if !scope.is_empty() && !scopes.iter().any(|allowed| allowed == scope) {
@@ -107,13 +112,6 @@ pub(super) fn validate(definition: &Value, old: Option<&Value>) -> Vec<Cause> {
                     let place = if error.path.is_empty() { field } else { format!("{field}.{}", error.path) };
                     causes.push(Cause::invalid(place, &Value::Null, error.why));
                 }
-            }
-        }
-        for (j, column) in items(version, "/additionalPrinterColumns").iter().enumerate() {
-            let path = object::text(column, "/jsonPath");
-            if JsonPath::read(path).is_none() {
-                let field = format!("spec.versions[{i}].additionalPrinterColumns[{j}].jsonPath");
-                causes.push(Cause::invalid(field, &path.into(), "is invalid"));
             }
         }
     }
@@ -208,7 +206,14 @@ fn columns(version: &Value) -> Vec<Column> {
     columns.extend(more.iter().map(|wanted| {
         let text = |pointer| text(wanted, pointer);
         let priority = wanted.get("priority").and_then(Value::as_i64).unwrap_or_default();
-        column(text("/name"), text("/type"), text("/format"), text("/description"), priority, text("/jsonPath"))
+        column(
+            text("/name"),
+            text("/type"),
+            text("/format"),
+            text("/description"),
+            priority,
+            text("/jsonPath"),
+        )
     }));
     columns
 }

@@ -23,7 +23,9 @@ pub(super) const SELECTABLE: &[&str] = &[
 
 pub(super) fn cells(event: &Value, now: Timestamp) -> Vec<Value> {
     let text = |pointer: &str| text(event, pointer);
-    let one_of = |pointers: [&'static str; 2]| pointers.into_iter().map(text).find(|text| !text.is_empty()).unwrap_or_default();
+    let one_of = |pointers: [&'static str; 2]| {
+        pointers.into_iter().map(text).find(|text| !text.is_empty()).unwrap_or_default()
+    };
     let last = one_of(["/series/lastObservedTime", "/lastTimestamp"]);
     let first = one_of(["/firstTimestamp", "/eventTime"]);
     let last = if last.is_empty() { first } else { last };

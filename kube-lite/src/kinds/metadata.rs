@@ -8,7 +8,8 @@ use crate::select::{is_dns_label, is_dns_subdomain, is_label_key, is_label_value
 use crate::status::Cause;
 
 /// How metadata merges.
-pub(super) const SHAPE: [&str; 3] = ["metadata.finalizers[set]", "metadata.ownerReferences[uid]!", "metadata.labels"];
+pub(super) const SHAPE: [&str; 3] =
+    ["metadata.finalizers[set]", "metadata.ownerReferences[uid]!", "metadata.labels"];
 
 /// Of all annotations of an object together.
 const MAX_ANNOTATION_BYTES: usize = 256 << 10;
@@ -32,7 +33,9 @@ pub(crate) fn check_metadata(resource: &Resource, object: &Value) -> Vec<Cause> 
         }
     }
     let mut annotation_bytes = 0;
-    for (key, value) in object.pointer("/metadata/annotations").and_then(Value::as_object).into_iter().flatten() {
+    for (key, value) in
+        object.pointer("/metadata/annotations").and_then(Value::as_object).into_iter().flatten()
+    {
         if !is_label_key(&key.to_lowercase()) {
             causes.push(Cause::invalid("metadata.annotations", &key.as_str().into(), QUALIFIED_NAME));
         }
@@ -45,7 +48,11 @@ pub(crate) fn check_metadata(resource: &Resource, object: &Value) -> Vec<Cause> 
     for (i, finalizer) in object::finalizers(object).into_iter().enumerate() {
         let standard = matches!(finalizer, "orphan" | "foregroundDeletion" | "kubernetes");
         if !is_label_key(finalizer) {
-            causes.push(Cause::invalid(format!("metadata.finalizers[{i}]"), &finalizer.into(), QUALIFIED_NAME));
+            causes.push(Cause::invalid(
+                format!("metadata.finalizers[{i}]"),
+                &finalizer.into(),
+                QUALIFIED_NAME,
+            ));
         } else if !standard && !finalizer.contains('/') {
             let why = "name is neither a standard finalizer name nor is it fully qualified";
             causes.push(Cause::invalid("metadata.finalizers", &finalizer.into(), why));
@@ -80,11 +87,15 @@ pub(crate) fn check_metadata_update(new: &Value, old: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
     if object::is_terminating(old) {
         let before = object::finalizers(old);
-        let added: Vec<_> = object::finalizers(new).into_iter().filter(|finalizer| !before.contains(finalizer)).collect();
+        let added: Vec<_> =
+            object::finalizers(new).into_iter().filter(|finalizer| !before.contains(finalizer)).collect();
         if !added.is_empty() {
             let why = format!(
                 "no new finalizers can be added if the object is being deleted, found new finalizers {}",
-                format!("[]string{{{}}}", added.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", "))
+                format!(
+                    "[]string{{{}}}",
+                    added.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
+                )
             );
             causes.push(Cause::forbidden("metadata.finalizers", &why));
         }
@@ -145,7 +156,12 @@ mod tests {
             ("a wrong label", "secrets", json!({"name": "a", "labels": {"x y": "z z"}}), 2),
             ("a bare finalizer", "secrets", json!({"name": "a", "finalizers": ["x"]}), 1),
             ("a qualified finalizer", "secrets", json!({"name": "a", "finalizers": ["x.y/z"]}), 0),
-            ("an owner without uid", "secrets", json!({"name": "a", "ownerReferences": [{"apiVersion": "v1", "kind": "K", "name": "n"}]}), 1),
+            (
+                "an owner without uid",
+                "secrets",
+                json!({"name": "a", "ownerReferences": [{"apiVersion": "v1", "kind": "K", "name": "n"}]}),
+                1,
+            ),
         ] {
             assert_eq!(check(plural, metadata), wrong, "{name}");
         }

@@ -17,10 +17,12 @@ pub(super) fn cells(node: &Value, now: Timestamp) -> Vec<Value> {
         status.push_str(",SchedulingDisabled");
     }
     let labels = node.pointer("/metadata/labels").and_then(Value::as_object);
-    let roles = labels.into_iter().flatten().filter_map(|(key, value)| match key.strip_prefix("node-role.kubernetes.io/") {
-        Some(role) if !role.is_empty() => Some(role),
-        _ if key == "kubernetes.io/role" => value.as_str(),
-        _ => None,
+    let roles = labels.into_iter().flatten().filter_map(|(key, value)| {
+        match key.strip_prefix("node-role.kubernetes.io/") {
+            Some(role) if !role.is_empty() => Some(role),
+            _ if key == "kubernetes.io/role" => value.as_str(),
+            _ => None,
+        }
     });
     let roles = roles.collect::<Vec<_>>().join(",");
     let address = |kind: &str| {
@@ -97,7 +99,10 @@ pub(super) fn validate(node: &Value, old: Option<&Value>) -> Vec<Cause> {
     }
     let before = old.map_or(&[][..], |old| items(old, "/spec/podCIDRs"));
     if !before.is_empty() && before != items(node, "/spec/podCIDRs") {
-        causes.push(Cause::forbidden("spec.podCIDRs", "node updates may not change podCIDR except from \"\" to valid"));
+        causes.push(Cause::forbidden(
+            "spec.podCIDRs",
+            "node updates may not change podCIDR except from \"\" to valid",
+        ));
     }
     causes
 }

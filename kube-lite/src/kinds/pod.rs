@@ -42,7 +42,10 @@ pub(super) fn cells(pod: &Value, now: Timestamp) -> Vec<Value> {
         () if !reason.is_empty() => reason,
         () => text("/status/phase"),
     };
-    let ip = [text("/status/podIP"), items(pod, "/status/podIPs").first().map_or("", |ip| object::text(ip, "/ip"))];
+    let ip = [
+        text("/status/podIP"),
+        items(pod, "/status/podIPs").first().map_or("", |ip| object::text(ip, "/ip")),
+    ];
     vec![
         object::name(pod).into(),
         format!("{ready}/{}", items(pod, "/spec/containers").len()).into(),
@@ -118,7 +121,9 @@ pub(super) fn prepare(pod: &mut Value, old: Option<&Value>) {
             covers_key && ["NoExecute", ""].contains(&text(toleration, "/effect"))
         };
         if !tolerations.iter().any(covered) {
-            tolerations.push(json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}));
+            tolerations.push(
+                json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}),
+            );
         }
     }
 }
@@ -132,7 +137,8 @@ fn quality(pod: &Value) -> &'static str {
     let any = containers().any(|c| resources.iter().any(|r| has(c, "requests", r) || has(c, "limits", r)));
     let same = |c: &Value, r: &str| {
         let request = c.pointer(&format!("/resources/requests/{r}"));
-        has(c, "limits", r) && request.is_none_or(|request| Some(request) == c.pointer(&format!("/resources/limits/{r}")))
+        has(c, "limits", r)
+            && request.is_none_or(|request| Some(request) == c.pointer(&format!("/resources/limits/{r}")))
     };
     let all = containers().all(|c| resources.iter().all(|r| same(c, r)));
     match (any, all) {

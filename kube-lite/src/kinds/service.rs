@@ -128,7 +128,9 @@ pub(super) fn prepare(service: &mut Value, old: Option<&Value>) {
     if needs_node_ports(spec) {
         let before = items(old, "/spec/ports");
         for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
-            let same = |other: &&Value| ["port", "protocol"].iter().all(|field| other.get(*field) == port.get(*field));
+            let same = |other: &&Value| {
+                ["port", "protocol"].iter().all(|field| other.get(*field) == port.get(*field))
+            };
             let node_port = before.iter().find(same).and_then(|port| port.get("nodePort")).cloned();
             if let Some(node_port) = node_port {
                 object::default(object::fields(port), "nodePort", node_port);
@@ -282,9 +284,13 @@ fn allocate_addresses(
         ranges.cidrs.iter().rev().map(|cidr| (family(cidr.addr().is_ipv4()), cidr)).collect();
     let mut families = list(spec, "ipFamilies");
     let policy = spec.get("ipFamilyPolicy").map(text_of).filter(|policy| !policy.is_empty());
-    let policy = policy.unwrap_or_else(|| if families.len() > 1 || ips.len() > 1 { "RequireDualStack" } else { "SingleStack" }.to_owned());
+    let policy = policy.unwrap_or_else(|| {
+        if families.len() > 1 || ips.len() > 1 { "RequireDualStack" } else { "SingleStack" }.to_owned()
+    });
     if families.is_empty() {
-        families.extend(ips.iter().filter_map(|ip| ip.parse::<IpAddr>().ok()).map(|ip| family(ip.is_ipv4()).to_owned()));
+        families.extend(
+            ips.iter().filter_map(|ip| ip.parse::<IpAddr>().ok()).map(|ip| family(ip.is_ipv4()).to_owned()),
+        );
     }
     if families.is_empty() {
         families.extend(ranges.cidrs.first().map(|cidr| family(cidr.addr().is_ipv4()).to_owned()));
@@ -301,7 +307,9 @@ fn allocate_addresses(
             return Err(vec![Cause::invalid("spec.ipFamilyPolicy", &policy.into(), why)]);
         }
     }
-    if let Some((i, family)) = families.iter().enumerate().find(|(_, family)| !known.contains_key(family.as_str())) {
+    if let Some((i, family)) =
+        families.iter().enumerate().find(|(_, family)| !known.contains_key(family.as_str()))
+    {
         let why = "not configured on this cluster";
         return Err(vec![Cause::invalid(format!("spec.ipFamilies[{i}]"), &family.as_str().into(), why)]);
     }
@@ -310,11 +318,21 @@ fn allocate_addresses(
             let cidr = known[family.as_str()];
             match ips.get(i) {
                 Some(ip) => check_wanted(ip, cidr, own, ranges).map_err(|why| {
-                    vec![Cause::invalid("spec.clusterIPs", &json!(ips), format!("failed to allocate IP {ip}: {why}"))]
+                    vec![Cause::invalid(
+                        "spec.clusterIPs",
+                        &json!(ips),
+                        format!("failed to allocate IP {ip}: {why}"),
+                    )]
                 })?,
                 None => {
                     let free = free_address(cidr, ranges.taken, random);
-                    let full = || vec![Cause::invalid("spec.clusterIPs", &json!([]), "failed to allocate an IP: range is full")];
+                    let full = || {
+                        vec![Cause::invalid(
+                            "spec.clusterIPs",
+                            &json!([]),
+                            "failed to allocate an IP: range is full",
+                        )]
+                    };
                     ips.push(free.ok_or_else(full)?.to_string());
                 }
             }
@@ -334,7 +352,7 @@ fn check_wanted(ip: &str, cidr: &IpNet, own: &BTreeSet<String>, ranges: &Ranges<
         return Ok(());
     }
     if !cidr.contains(&parsed) {
-        return Err(format!("the provided IP ({parsed}) is not in the valid range. The range of valid IPs is {cidr}"));
+        return Err("the provided network does not match the current range".to_owned());
     }
     if ranges.taken.contains(&claim) { Err("provided IP is already allocated".to_owned()) } else { Ok(()) }
 }
@@ -354,7 +372,9 @@ fn free_address(cidr: &IpNet, taken: &BTreeSet<String>, random: &mut impl FnMut(
 
 fn nth(cidr: &IpNet, n: u64) -> IpAddr {
     match cidr.network() {
-        IpAddr::V4(network) => Ipv4Addr::from_bits(network.to_bits() + u32::try_from(n).unwrap_or_default()).into(),
+        IpAddr::V4(network) => {
+            Ipv4Addr::from_bits(network.to_bits() + u32::try_from(n).unwrap_or_default()).into()
+        }
         IpAddr::V6(network) => Ipv6Addr::from_bits(network.to_bits() + u128::from(n)).into(),
     }
 }
@@ -384,7 +404,11 @@ fn allocate_node_ports(
                     return Err(vec![Cause::invalid(field, &number.into(), why)]);
                 }
                 if !is_free(&claim, &mine) {
-                    return Err(vec![Cause::invalid(field, &number.into(), "provided port is already allocated")]);
+                    return Err(vec![Cause::invalid(
+                        field,
+                        &number.into(),
+                        "provided port is already allocated",
+                    )]);
                 }
                 claim
             }
@@ -392,8 +416,12 @@ fn allocate_node_ports(
                 let size = u64::from(NODE_PORTS.end() - NODE_PORTS.start() + 1);
                 let start = random() % size;
                 let number = (0..size).map(|offset| u64::from(*NODE_PORTS.start()) + (start + offset) % size);
-                let found = number.into_iter().find(|number| is_free(&format!("nodeports/{number}"), &mine) && !own.contains(&format!("nodeports/{number}")));
-                let full = || vec![Cause::invalid(field, &0.into(), "failed to allocate a nodePort: range is full")];
+                let found = number.into_iter().find(|number| {
+                    is_free(&format!("nodeports/{number}"), &mine)
+                        && !own.contains(&format!("nodeports/{number}"))
+                });
+                let full =
+                    || vec![Cause::invalid(field, &0.into(), "failed to allocate a nodePort: range is full")];
                 let number = found.ok_or_else(full)?;
                 object::fields(port).insert("nodePort".to_owned(), number.into());
                 format!("nodeports/{number}")

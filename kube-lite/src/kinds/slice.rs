@@ -66,7 +66,10 @@ pub(super) fn validate(slice: &Value, old: Option<&Value>) -> Vec<Cause> {
     for (i, endpoint) in endpoints.iter().enumerate() {
         let addresses = items(endpoint, "/addresses");
         if addresses.is_empty() {
-            causes.push(Cause::required(format!("endpoints[{i}].addresses"), "must contain at least 1 address"));
+            causes.push(Cause::required(
+                format!("endpoints[{i}].addresses"),
+                "must contain at least 1 address",
+            ));
         }
         for (j, address) in addresses.iter().enumerate() {
             let parsed = address.as_str().and_then(|address| address.parse::<IpAddr>().ok());

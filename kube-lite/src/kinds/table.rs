@@ -64,7 +64,9 @@ pub(crate) static BUILT_IN: &[BuiltIn] = &[
         shape: &["status.conditions[type]", "spec.finalizers"],
         selectable: &["status.phase"],
         columns: &[NAME, string("Status"), AGE],
-        cells: |object, now| vec![object::name(object).into(), text(object, "/status/phase").into(), age(object, now)],
+        cells: |object, now| {
+            vec![object::name(object).into(), text(object, "/status/phase").into(), age(object, now)]
+        },
         normalise: through::<Namespace>,
         default: default_namespace,
         prepare: prepare_namespace,
@@ -145,7 +147,12 @@ pub(crate) static BUILT_IN: &[BuiltIn] = &[
         short_names: &["svc"],
         categories: &["all"],
         has_status: true,
-        shape: &["spec.ports[port,protocol=TCP]", "spec.selector!", "status.conditions[type]", "status.loadBalancer.ingress"],
+        shape: &[
+            "spec.ports[port,protocol=TCP]",
+            "spec.selector!",
+            "status.conditions[type]",
+            "status.loadBalancer.ingress",
+        ],
         selectable: &["spec.clusterIP", "spec.type"],
         columns: &[
             NAME,
@@ -187,7 +194,11 @@ pub(crate) static BUILT_IN: &[BuiltIn] = &[
         short_names: &["cm"],
         columns: &[NAME, string("Data"), AGE],
         cells: |object, now| {
-            vec![object::name(object).into(), count(object, &["/data", "/binaryData"]).into(), age(object, now)]
+            vec![
+                object::name(object).into(),
+                count(object, &["/data", "/binaryData"]).into(),
+                age(object, now),
+            ]
         },
         normalise: through::<ConfigMap>,
         validate: validate_config_map,
@@ -266,7 +277,9 @@ pub(crate) static BUILT_IN: &[BuiltIn] = &[
         has_generation: true,
         shape: &["status.conditions[type]", "spec.versions"],
         columns: &[NAME, Heading("Created At", "date", 0)],
-        cells: |object, _now| vec![object::name(object).into(), text(object, "/metadata/creationTimestamp").into()],
+        cells: |object, _now| {
+            vec![object::name(object).into(), text(object, "/metadata/creationTimestamp").into()]
+        },
         normalise: through::<CustomResourceDefinition>,
         default: crd::default,
         prepare: crd::prepare,
@@ -305,7 +318,8 @@ fn without_empty_lists(value: &mut Value) {
 
 fn default_namespace(namespace: &mut Value) {
     let name = object::name(namespace).to_owned();
-    let labels = object::metadata(namespace).entry("labels").or_insert_with(|| Value::Object(Default::default()));
+    let labels =
+        object::metadata(namespace).entry("labels").or_insert_with(|| Value::Object(Default::default()));
     object::fields(labels).insert("kubernetes.io/metadata.name".to_owned(), name.into());
 }
 
@@ -335,7 +349,10 @@ fn default_secret(secret: &mut Value) {
     let Some(Value::Object(texts)) = fields.remove("stringData") else { return };
     let data = object::child(secret, "data");
     for (key, value) in texts {
-        let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, value.as_str().unwrap_or_default());
+        let encoded = base64::Engine::encode(
+            &base64::engine::general_purpose::STANDARD,
+            value.as_str().unwrap_or_default(),
+        );
         data.insert(key, encoded.into());
     }
 }
@@ -349,7 +366,12 @@ fn check_data(object: &Value, fields: &[&str]) -> Vec<Cause> {
     for field in fields {
         for (key, value) in object.get(*field).and_then(Value::as_object).into_iter().flatten() {
             let named = |c: u8| c.is_ascii_alphanumeric() || b"-_.".contains(&c);
-            if key.is_empty() || key.len() > 253 || !key.bytes().all(named) || key == "." || key.starts_with("..") {
+            if key.is_empty()
+                || key.len() > 253
+                || !key.bytes().all(named)
+                || key == "."
+                || key.starts_with("..")
+            {
                 let why = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  \
                            or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
                 causes.push(Cause::invalid(format!("{field}[{key}]"), &key.as_str().into(), why));
@@ -358,7 +380,11 @@ fn check_data(object: &Value, fields: &[&str]) -> Vec<Cause> {
         }
     }
     if bytes > MAX_DATA_BYTES {
-        causes.push(Cause::invalid("", &"".into(), format!("Too long: may not be more than {MAX_DATA_BYTES} bytes")));
+        causes.push(Cause::invalid(
+            "",
+            &"".into(),
+            format!("Too long: may not be more than {MAX_DATA_BYTES} bytes"),
+        ));
     }
     causes
 }

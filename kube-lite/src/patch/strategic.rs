@@ -23,11 +23,19 @@ pub(crate) fn strategic(object: &mut Value, patch: &Value, schema: Option<&Schem
     merge_fields(crate::object::fields(object), patch, schema)
 }
 
-fn merge_fields(target: &mut Map<String, Value>, patch: &Map<String, Value>, schema: Option<&Schema>) -> Result<()> {
+fn merge_fields(
+    target: &mut Map<String, Value>,
+    patch: &Map<String, Value>,
+    schema: Option<&Schema>,
+) -> Result<()> {
     match patch.get(DIRECTIVE).map(|directive| directive.as_str().unwrap_or_default()) {
         None | Some("merge") => {}
         Some("replace") => {
-            *target = patch.iter().filter(|(name, _)| *name != DIRECTIVE).map(|(n, v)| (n.clone(), v.clone())).collect();
+            *target = patch
+                .iter()
+                .filter(|(name, _)| *name != DIRECTIVE)
+                .map(|(n, v)| (n.clone(), v.clone()))
+                .collect();
             return Ok(());
         }
         Some("delete") => {
@@ -42,7 +50,8 @@ fn merge_fields(target: &mut Map<String, Value>, patch: &Map<String, Value>, sch
     for (name, value) in patch {
         let field = |name: &str| schema.and_then(|schema| schema.field(name));
         if let Some(list) = name.strip_prefix(DELETE_PRIMITIVES) {
-            let gone = value.as_array().ok_or_else(|| Failure::bad_request(format!("{name} must be a list")))?;
+            let gone =
+                value.as_array().ok_or_else(|| Failure::bad_request(format!("{name} must be a list")))?;
             if let Some(Value::Array(items)) = target.get_mut(list) {
                 items.retain(|item| !gone.contains(item));
             }

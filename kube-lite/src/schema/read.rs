@@ -41,8 +41,10 @@ impl Schema {
         for line in lines {
             let mut node = &mut root;
             for segment in line.trim().split('.') {
-                let (segment, atomic) = segment.strip_suffix('!').map_or((segment, false), |segment| (segment, true));
-                let (name, keys) = segment.split_once('[').map_or((segment, None), |(name, keys)| (name, Some(keys)));
+                let (segment, atomic) =
+                    segment.strip_suffix('!').map_or((segment, false), |segment| (segment, true));
+                let (name, keys) =
+                    segment.split_once('[').map_or((segment, None), |(name, keys)| (name, Some(keys)));
                 // `*` is every value of a map.
                 node = if name == "*" {
                     node.additional.get_or_insert_default()
@@ -66,7 +68,8 @@ impl Schema {
         } else if !keys.is_empty() {
             let mut names = Vec::new();
             for key in keys.split(',') {
-                let (name, default) = key.split_once('=').map_or((key, None), |(name, value)| (name, Some(value)));
+                let (name, default) =
+                    key.split_once('=').map_or((key, None), |(name, value)| (name, Some(value)));
                 names.push(name.to_owned());
                 if let Some(default) = default {
                     items.properties.entry(name.to_owned()).or_default().default = Some(default.into());
@@ -117,7 +120,11 @@ fn read(schema: &Value, path: &str) -> Result<Schema, SchemaError> {
         Some("set") => ListKind::Set,
         Some("map") => {
             let keys = fields.get("x-kubernetes-list-map-keys").and_then(Value::as_array);
-            let keys = keys.into_iter().flatten().filter_map(|key| key.as_str().map(str::to_owned)).collect::<Vec<_>>();
+            let keys = keys
+                .into_iter()
+                .flatten()
+                .filter_map(|key| key.as_str().map(str::to_owned))
+                .collect::<Vec<_>>();
             if keys.is_empty() {
                 return Err(wrong("a list of type map needs x-kubernetes-list-map-keys".to_owned()));
             }

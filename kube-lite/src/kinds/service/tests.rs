@@ -29,7 +29,9 @@ fn a_service_gets_a_free_address_of_the_range() {
 #[test]
 fn the_whole_range_is_used_and_then_it_is_full() {
     let mut taken = Vec::new();
-    while let Ok(service) = allocated(json!({"ports": [{"port": 80}]}), &taken.iter().map(String::as_str).collect::<Vec<_>>()) {
+    while let Ok(service) =
+        allocated(json!({"ports": [{"port": 80}]}), &taken.iter().map(String::as_str).collect::<Vec<_>>())
+    {
         taken.extend(claims(&service));
     }
     assert_eq!(taken.len(), 6, "without the network's address and the broadcast address: {taken:?}");
@@ -64,7 +66,9 @@ fn what_cannot_be_had_is_refused() {
 
 #[test]
 fn node_ports_are_given_and_kept() {
-    let first = allocated(json!({"type": "NodePort", "ports": [{"port": 1}, {"port": 2}]}), &["nodeports/30000"]).unwrap();
+    let first =
+        allocated(json!({"type": "NodePort", "ports": [{"port": 1}, {"port": 2}]}), &["nodeports/30000"])
+            .unwrap();
     assert_eq!(first["spec"]["ports"][0]["nodePort"], 30_001);
     assert_eq!(first["spec"]["ports"][1]["nodePort"], 30_002);
     let mut update = service(json!({"type": "NodePort", "ports": [{"port": 2}]}));

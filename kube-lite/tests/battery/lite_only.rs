@@ -1,0 +1,172 @@
+//! What a real API server does not do by itself, or not this way.
+
+use std::sync::Arc;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kvstore::{Store, StoreConfig};
+use serde_json::{Value, json};
+
+use crate::client::{Api, JSON_PATCH, config_map, names, version};
+use crate::lite::Lite;
+
+async fn start() -> (tempfile::TempDir, Lite, Api) {
+    let dir = tempfile::tempdir().unwrap();
+    let lite = Lite::start(dir.path()).await.unwrap();
+    let api = Api::new(lite.kubeconfig(), "case").await;
+    (dir, lite, api)
+}
+
+fn owned(name: &str, owner: &Value, blocks: bool) -> Value {
+    let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": owner["metadata"]["name"], "uid": owner["metadata"]["uid"], "blockOwnerDeletion": blocks});
+    json!({"metadata": {"name": name, "ownerReferences": [owner]}})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dependents_follow_their_owner() {
+    let (_dir, _lite, api) = start().await;
+    let owner = api.post(&api.core("configmaps"), &config_map("owner", &json!({}), &json!({}))).await.ok();
+    let child = api.post(&api.core("configmaps"), &owned("child", &owner, false)).await.ok();
+    api.post(&api.core("secrets"), &owned("grandchild", &child, false)).await.ok();
+    api.delete(&api.core("configmaps/owner"), &json!({})).await.ok();
+    api.until(&api.core("configmaps/child"), |answer| answer.code == 404).await;
+    api.until(&api.core("secrets/grandchild"), |answer| answer.code == 404).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_in_the_foreground_goes_last_and_orphans_stay() {
+    let (_dir, _lite, api) = start().await;
+    let owner = api.post(&api.core("configmaps"), &config_map("owner", &json!({}), &json!({}))).await.ok();
+    let mut child = owned("child", &owner, true);
+    child["metadata"]["finalizers"] = json!(["x.y/z"]);
+    api.post(&api.core("secrets"), &child).await.ok();
+    api.delete(&api.core("configmaps/owner"), &json!({"propagationPolicy": "Foreground"})).await.ok();
+    let held = api
+        .until(&api.core("secrets/child"), |answer| answer.body["metadata"]["deletionTimestamp"].is_string())
+        .await;
+    assert_eq!(
+        api.get(&api.core("configmaps/owner")).await.ok()["metadata"]["finalizers"],
+        json!(["foregroundDeletion"])
+    );
+    let release = json!([{"op": "remove", "path": "/metadata/finalizers"}]);
+    api.patch(&api.core("secrets/child"), JSON_PATCH, &release).await;
+    assert_eq!(held.code, 200);
+    let last = api
+        .until(&api.core("secrets/child"), |answer| {
+            answer.code == 404 || answer.body["metadata"]["finalizers"] != json!(["x.y/z"])
+        })
+        .await;
+    assert!(matches!(last.code, 200 | 404));
+    api.until(&api.core("configmaps/owner"), |answer| answer.code == 404).await;
+
+    let owner = api.post(&api.core("configmaps"), &config_map("owner2", &json!({}), &json!({}))).await.ok();
+    api.post(&api.core("secrets"), &owned("orphan", &owner, true)).await.ok();
+    api.delete(&api.core("configmaps/owner2"), &json!({"propagationPolicy": "Orphan"})).await.ok();
+    api.until(&api.core("configmaps/owner2"), |answer| answer.code == 404).await;
+    assert_eq!(api.get(&api.core("secrets/orphan")).await.ok()["metadata"].get("ownerReferences"), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_goes_with_all_that_is_in_it() {
+    let (_dir, _lite, api) = start().await;
+    for i in 0..20 {
+        api.post(&api.core("configmaps"), &config_map(&format!("c{i}"), &json!({}), &json!({}))).await.ok();
+    }
+    api.post(&api.core("services"), &json!({"metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}]}}))
+        .await
+        .ok();
+    api.delete(&format!("/api/v1/namespaces/{}", api.namespace), &json!({})).await.ok();
+    api.until(&format!("/api/v1/namespaces/{}", api.namespace), |answer| answer.code == 404).await;
+    assert_eq!(names(&api.get(&api.core("configmaps")).await.ok()), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_over_the_same_store_keeps_objects_addresses_and_versions() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(StoreConfig::default());
+    let first = Lite::over(Arc::clone(&store), dir.path()).await.unwrap();
+    let api = Api::new(first.kubeconfig(), "case").await;
+    let made = api
+        .post(&api.core("services"), &json!({"metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}]}}))
+        .await
+        .ok();
+    drop(first);
+    let second = Lite::over(store, dir.path()).await.unwrap();
+    let mut again = Api::new(second.kubeconfig(), "other").await;
+    again.namespace = api.namespace;
+    assert_eq!(again.get(&again.core("services/web")).await.ok(), made);
+    let taken = json!({"metadata": {"name": "web2"}, "spec": {"clusterIP": made["spec"]["clusterIP"], "ports": [{"port": 80}]}});
+    again.post(&again.core("services"), &taken).await.failed(422, "Invalid");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_of_an_earlier_store_is_gone() {
+    let (_dir, _lite, api) = start().await;
+    let old = version(&api.get(&api.core("configmaps")).await.ok());
+    let (_dir, _lite, api) = start().await;
+    let mut lines = api.watch(&api.core(&format!("configmaps?watch=1&resourceVersion={old}"))).await;
+    assert_eq!(lines.next().await.unwrap()["object"]["code"], 410);
+    let future = old.replacen('1', "9", 1);
+    let mut lines = api.watch(&api.core(&format!("configmaps?watch=1&resourceVersion={future}"))).await;
+    assert_eq!(lines.next().await.unwrap()["object"]["code"], 410);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_as_good_as_a_certificate_and_nobody_is_nobody() {
+    let (_dir, lite, _api) = start().await;
+    let read = Kubeconfig::read_from(lite.kubeconfig()).unwrap();
+    let mut config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.unwrap();
+    config.auth_info = kube::config::AuthInfo::default();
+    let client = kube::Client::try_from(config).unwrap();
+    for (header, code) in [("Bearer sesame", 200), ("Bearer wrong", 401), ("", 401)] {
+        for path in ["/api/v1/namespaces", "/version", "/healthz"] {
+            let request = http::Request::get(path)
+                .header("authorization", header)
+                .body(kube::client::Body::empty())
+                .unwrap();
+            assert_eq!(client.send(request).await.unwrap().status().as_u16(), code, "{header:?} {path}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_here_is_named() {
+    let (_dir, _lite, api) = start().await;
+    for (path, lacking) in [
+        ("/apis/apps/v1/namespaces/default/deployments", "the group apps"),
+        ("/apis/rbac.authorization.k8s.io/v1/clusterroles", "the group rbac.authorization.k8s.io"),
+        ("/api/v1/persistentvolumes", "persistentvolumes"),
+        ("/api/v1/namespaces/default/pods/p/log", "pods/log"),
+    ] {
+        let message = api.get(path).await.failed(404, "NotFound");
+        assert!(message.ends_with(&format!("kube-lite does not serve {lacking}")), "{message}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn writers_at_the_same_time_lose_nothing() {
+    let (_dir, _lite, api) = start().await;
+    let api = Arc::new(api);
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..8 {
+        let api = Arc::clone(&api);
+        writers.spawn(async move {
+            let service =
+                json!({"metadata": {"name": format!("s{writer}")}, "spec": {"ports": [{"port": 80}]}});
+            api.post(&api.core("services"), &service).await.ok();
+            for round in 0..4 {
+                let config =
+                    config_map("shared", &json!({}), &json!({format!("k{writer}"): round.to_string()}));
+                api.apply(&api.core("configmaps/shared"), &format!("m{writer}"), false, &config).await.ok();
+            }
+        });
+    }
+    while let Some(done) = writers.join_next().await {
+        done.unwrap();
+    }
+    let shared = api.get(&api.core("configmaps/shared")).await.ok();
+    assert_eq!(shared["data"].as_object().unwrap().len(), 8);
+    let services = api.get(&api.core("services")).await.ok();
+    let addresses: std::collections::BTreeSet<_> =
+        services["items"].as_array().unwrap().iter().map(|s| s["spec"]["clusterIP"].to_string()).collect();
+    assert_eq!(addresses.len(), 8);
+}
