@@ -114,7 +114,6 @@ pub fn start(
     tasks.spawn_once("tables", |stop| engine.run(stop));
 
     let (datapath_view, datapath_out) = watch::channel(schema::DatapathStatus::default());
-    metrics::register(registry, outputs.status.clone(), datapath_out.clone());
     let (make, desired) = (surroundings.datapath, outputs.services.clone());
     tasks.spawn("datapath", Restart::WithBackoff(BACKOFF), move |stop| {
         datapath::run(make(), desired.clone(), datapath_view.clone(), stop)
@@ -122,6 +121,7 @@ pub fn start(
 
     let (published, published_out) = watch::channel(false);
     let (wireguard_view, wireguard_out) = watch::channel(schema::Wireguard::default());
+    metrics::register(registry, outputs.status.clone(), datapath_out.clone(), wireguard_out.clone());
     let (node_in, node_seen) = watch::channel(Seen::Unknown);
     if let Some((encrypt, key)) = encrypt {
         let public_key = key.public().annotation_value();

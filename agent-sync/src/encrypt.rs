@@ -3,7 +3,7 @@
 //! Only nodes of other clusters become peers; within the cluster encryption is the matter of its CNI. Peers and prefixes
 //! of an earlier life stay until all nodes and addresses are known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use mesh_runtime::Chain;
-use mesh_types::{ClusterName, Node, WIREGUARD_KEY_ANNOTATION, WIREGUARD_KEY_ANNOTATION_ALIAS};
+use mesh_types::{ClusterName, Node, Reason, WIREGUARD_KEY_ANNOTATION, WIREGUARD_KEY_ANNOTATION_ALIAS};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -190,6 +190,7 @@ impl Encrypt {
     async fn keep(&mut self, mut device: Box<dyn Device>) -> Result<std::convert::Infallible, EncryptError> {
         let mut next = Instant::now();
         let mut planned: Option<(Addresses, Plan)> = None;
+        let mut withheld = Withheld::new();
         loop {
             sleep_until(next).await;
             let addresses = *self.addresses.borrow_and_update();
@@ -203,6 +204,7 @@ impl Encrypt {
                 });
             }
             if let Some((_, plan)) = &planned {
+                withheld = tell(plan, &withheld);
                 let error = carry_out(&mut *device, plan, addresses.complete)?;
                 let status = device.status()?;
                 self.view.send_modify(|view| show(view, plan, &status, error));
@@ -212,6 +214,24 @@ impl Encrypt {
             drop(timeout(LOOK, self.addresses.changed()).await);
         }
     }
+}
+
+/// Nodes and prefixes that are left out, and why.
+type Withheld = BTreeSet<(NodeName, Option<IpNet>, Reason)>;
+
+/// Logs what is left out and was not `before`; returns all of it.
+fn tell(plan: &Plan, before: &Withheld) -> Withheld {
+    let mut now = Withheld::new();
+    for skipped in &plan.skipped {
+        let what = (skipped.node.clone(), skipped.prefix, skipped.reason);
+        if !before.contains(&what) {
+            let (node, reason, detail) = (&skipped.node, skipped.reason, &skipped.detail);
+            let prefix = skipped.prefix.map(|prefix| prefix.to_string());
+            warn!(%node, prefix, %reason, detail, "left out of encryption");
+        }
+        now.insert(what);
+    }
+    now
 }
 
 /// Makes the device what the plan says; returns what failed, which the next round tries again.

@@ -1,5 +1,6 @@
 //! The agent's series, read when they are scraped. Names and labels are Cilium's where Cilium has the series.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,21 +13,23 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
-use crate::api::schema::{ClusterStatus, DatapathStatus, Status};
+use crate::api::schema::{ClusterStatus, DatapathStatus, Status, Wireguard};
 
 /// Makes the series part of `registry`, whose prefix is `cilium`.
 pub(crate) fn register(
     registry: &mut Registry,
     status: watch::Receiver<Arc<Status>>,
     datapath: watch::Receiver<DatapathStatus>,
+    wireguard: watch::Receiver<Wireguard>,
 ) {
-    registry.register_collector(Box::new(Series { status, datapath }));
+    registry.register_collector(Box::new(Series { status, datapath, wireguard }));
 }
 
 #[derive(Debug)]
 struct Series {
     status: watch::Receiver<Arc<Status>>,
     datapath: watch::Receiver<DatapathStatus>,
+    wireguard: watch::Receiver<Wireguard>,
 }
 
 impl Collector for Series {
@@ -65,7 +68,8 @@ impl Collector for Series {
             let labels = [("target_cluster", &*rejections.cluster), ("reason", &rejections.reason)];
             ConstCounter::new(rejections.count).encode(series.encode_family(&labels)?)?;
         }
-        self.encode_datapath(&mut encoder)
+        self.encode_datapath(&mut encoder)?;
+        self.encode_wireguard(&mut encoder)
     }
 }
 
@@ -79,6 +83,28 @@ impl Series {
         let mut series = encoder.encode_descriptor("datapath_writes", help, None, MetricType::Counter)?;
         for (outcome, count) in [("success", datapath.writes), ("failure", datapath.failures)] {
             ConstCounter::new(count).encode(series.encode_family(&[("outcome", outcome)])?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Series {
+    fn encode_wireguard(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let wireguard = self.wireguard.borrow().clone();
+        if !wireguard.summary.enabled {
+            return Ok(());
+        }
+        let metric =
+            encoder.encode_descriptor("wireguard_peers", "Peers of the device", None, MetricType::Gauge)?;
+        ConstGauge::new(i64::try_from(wireguard.peers.len()).unwrap_or(i64::MAX)).encode(metric)?;
+        let mut withheld: BTreeMap<&str, i64> = BTreeMap::new();
+        for skipped in &wireguard.skipped {
+            *withheld.entry(&skipped.reason).or_default() += 1;
+        }
+        let help = "Nodes and prefixes that are left out of encryption";
+        let mut series = encoder.encode_descriptor("wireguard_withheld", help, None, MetricType::Gauge)?;
+        for (reason, count) in withheld {
+            ConstGauge::new(count).encode(series.encode_family(&[("reason", reason)])?)?;
         }
         Ok(())
     }
@@ -122,7 +148,7 @@ fn per_cluster() -> [PerCluster; 7] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::schema::{KindStatus, RejectionCount, Totals};
+    use crate::api::schema::{KindStatus, RejectionCount, Totals, WireguardSkipped, WireguardSummary};
 
     #[test]
     fn series_have_cilium_s_names_and_labels() {
@@ -148,7 +174,15 @@ mod tests {
         let (_datapath, datapath) =
             watch::channel(DatapathStatus { frontends: 5, ..DatapathStatus::default() });
         let mut registry = Registry::with_prefix("cilium");
-        register(&mut registry, status, datapath);
+        let skipped =
+            |reason: &str| WireguardSkipped { reason: reason.to_owned(), ..WireguardSkipped::default() };
+        let wireguard = Wireguard {
+            summary: WireguardSummary { enabled: true, ..WireguardSummary::default() },
+            skipped: vec![skipped("wireguard-key-invalid"), skipped("wireguard-key-invalid")],
+            ..Wireguard::default()
+        };
+        let (_wireguard, wireguard) = watch::channel(wireguard);
+        register(&mut registry, status, datapath, wireguard);
         let text = mesh_runtime::encode(&registry);
         for line in [
             "cilium_clustermesh_remote_clusters 1",
@@ -159,6 +193,8 @@ mod tests {
             "cilium_kvstore_initial_sync_completed{scope=\"nodes/v1\",source_cluster=\"east\",action=\"read\"} 1",
             "cilium_clustermesh_rejected_values_total{target_cluster=\"east\",reason=\"value-not-json\"} 4",
             "cilium_datapath_frontends 5",
+            "cilium_wireguard_peers 0",
+            "cilium_wireguard_withheld{reason=\"wireguard-key-invalid\"} 2",
             "cilium_datapath_writes_total{outcome=\"success\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
