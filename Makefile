@@ -50,6 +50,10 @@ else
 	$(CARGO) bench --benches $(addprefix -p ,$(CRATES_WITH_BENCHES))
 endif
 
+.PHONY: fuzz
+fuzz: ## look for inputs that break what reads a peer's bytes; each target for SECONDS (60)
+	@.ci/fuzz run $(or $(SECONDS),60)
+
 .PHONY: reasons
 reasons: ## write docs/reasons.md anew
 	ISTHMUS_WRITE_PAGES=1 $(CARGO) test -p mesh-types --test reasons_page
@@ -85,6 +89,10 @@ unused:
 .PHONY: clippy
 clippy:
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+.PHONY: fuzz-check
+fuzz-check:
+	@.ci/fuzz check
 
 .PHONY: doc
 doc:

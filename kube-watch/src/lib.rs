@@ -25,6 +25,9 @@
 use k8s_openapi as _;
 
 mod client;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod object;
 mod resource;
 mod status;

@@ -37,7 +37,7 @@ pub fn config_file(text: &[u8]) -> bool {
 #[cfg(test)]
 mod replays {
     fuzz_replay::replays! {
-        requests: 1_500,
-        config_file: 5_000,
+        requests: 5_000,
+        config_file: 10_000,
     }
 }

@@ -109,9 +109,9 @@ impl GoJson for Cidr {
                 f.write_str("a network as {\"IP\",\"Mask\"} or as text")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Cidr, E> {
-                text.parse()
-                    .map(Cidr)
-                    .map_err(|_malformed| E::invalid_value(de::Unexpected::Str(text), &"a CIDR"))
+                // An IPv4-mapped address is IPv4, and has no place in a network of 128 bits.
+                let net = text.parse::<IpNet>().ok().filter(|net| net.addr() == net.addr().to_canonical());
+                net.map(Cidr).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &"a CIDR"))
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Cidr, A::Error> {
                 let (mut ip, mut mask) = (None, None);

@@ -30,6 +30,9 @@ mod service;
 mod service_name;
 
 pub mod annotation;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod key;
 
 pub use cidr::{Cidr, Mask};

@@ -18,6 +18,8 @@ mod kernel;
 mod memory;
 
 pub use boringtun::Driver;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use boringtun::engine::fuzzing as fuzz_engine;
 pub use memory::Memory;
 
 /// Name of the interface.

@@ -127,7 +127,7 @@ impl PrivateKey {
         self.0.clone()
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn from_secret_for_tests(secret: &x25519::StaticSecret) -> Self {
         Self(secret.clone())
     }

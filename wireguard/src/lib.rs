@@ -15,6 +15,9 @@
 //!   that do not change, also across restarts.
 
 mod device;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod key;
 mod netlink;
 mod plan;

@@ -18,7 +18,10 @@ use super::{
 use crate::{
     hub::Signal,
     mvcc::Record,
-    proto::{etcdserverpb as pb, mvccpb::event::EventType},
+    proto::{
+        etcdserverpb as pb,
+        mvccpb::{KeyValue, event::EventType},
+    },
     range::KeyRange,
     store::{AutoCompaction, Store, StoreConfig},
     watcher::Watcher,
@@ -30,11 +33,9 @@ struct World {
     caller: Caller,
     watcher: Watcher,
     /// What the watch of everything leads to.
-    mirror: BTreeMap<Vec<u8>, pb_kv::KeyValue>,
+    mirror: BTreeMap<Vec<u8>, KeyValue>,
     revision: i64,
 }
-
-use crate::proto::mvccpb as pb_kv;
 
 /// Requests of one caller to an empty store, each a method (see [`World::call`]), two bytes of length and the message.
 ///
@@ -174,6 +175,6 @@ impl World {
 }
 
 /// An answer can be sent and read.
-fn whole<M: Message + Default + PartialEq>(answer: &M) {
+fn whole<M: Message + Default + PartialEq + std::fmt::Debug>(answer: &M) {
     assert_eq!(M::decode(Bytes::from(answer.encode_to_vec())).as_ref(), Ok(answer));
 }

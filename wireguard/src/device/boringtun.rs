@@ -24,7 +24,7 @@ use crate::key::PrivateKey;
 use crate::netlink::Netlink;
 use crate::plan::{Change, Peer, Tables};
 
-mod engine;
+pub(super) mod engine;
 mod socket;
 
 use engine::{Engine, Inbound};

@@ -360,5 +360,7 @@ enum Handshake {
     Data,
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod tests;
