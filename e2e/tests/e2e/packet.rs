@@ -154,19 +154,21 @@ fn an_exported_service_has_a_name_that_works_until_the_export_goes(mesh: &Mesh<'
         Ok(())
     });
     let slices = || -> Result<usize> {
-        let all = kubectl.list("shop", "endpointslices")?;
+        let all = east.cluster().kubectl().list("shop", "endpointslices")?;
         let label = "multicluster.kubernetes.io/service-name";
         Ok(all.iter().filter(|slice| slice["metadata"]["labels"][label] == "orders").count())
     };
-    bed.eventually("imported slices are there", SOON, || {
+    bed.eventually("the exporting cluster has slices of its own derived Service", SOON, || {
         ensure!(slices()? > 0, "none");
         Ok(())
     });
 
     east.cluster().kubectl().delete("shop", "serviceexport", "orders").unwrap();
-    bed.eventually("import, derived Service and slices are gone", SOON, || {
-        ensure!(kubectl.get("shop", "serviceimport", "orders").is_err(), "the import is there");
-        ensure!(kubectl.get("shop", "service", &derived).is_err(), "the derived Service is there");
+    bed.eventually("imports, derived Services and slices are gone in both clusters", SOON, || {
+        for kubectl in [kubectl, east.cluster().kubectl()] {
+            ensure!(kubectl.get("shop", "serviceimport", "orders").is_err(), "an import is there");
+            ensure!(kubectl.get("shop", "service", &derived).is_err(), "a derived Service is there");
+        }
         ensure!(slices()? == 0, "slices are there");
         Ok(())
     });

@@ -1,7 +1,8 @@
 //! An object of one cluster's API becomes a row in the tables of another cluster's agent.
 
+use anyhow::{Context as _, ensure};
 use e2e::{Mesh, Part, objects};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::path::{
     GLOBAL, SOON, a_global_service_follows_its_owner, apply_service, backends_become, bed_of, entry_becomes,
@@ -64,15 +65,34 @@ fn nodes_identities_and_endpoints_follow(mesh: &Mesh<'_>) {
 fn a_node_that_cannot_be_decoded_stops_only_itself(mesh: &Mesh<'_>) {
     let west = mesh.member("west");
     let kubectl = west.cluster().kubectl();
+    // One with a pod CIDR that does not parse; what else it says is good.
     let mut broken = objects::cilium_node(west.node());
     broken["metadata"]["name"] = json!("broken");
+    broken["spec"]["addresses"] = json!([{"type": "InternalIP", "ip": "10.200.1.98"}]);
     broken["spec"]["ipam"]["podCIDRs"] = json!(["10.71.300.0/24"]);
     kubectl.apply_object(&broken).unwrap();
-    mesh.bed().eventually("the exporter says so", SOON, || {
-        let log = west.log(Part::Exporter)?;
-        anyhow::ensure!(log.contains("object-undecodable") && log.contains("broken"), "not in the log");
-        Ok(())
-    });
+    // One that has another shape altogether.
+    let shapeless = json!({"apiVersion": "cilium.io/v2", "kind": "CiliumNode", "metadata": {"name": "shapeless"},
+        "spec": {"addresses": "none", "ipam": []}});
+    kubectl.apply_object(&shapeless).unwrap();
+    for (name, reason) in [("broken", "cidr-invalid"), ("shapeless", "object-undecodable")] {
+        mesh.bed().eventually(&format!("the exporter says {reason} of {name}"), SOON, || {
+            let log = west.log(Part::Exporter)?;
+            let lines = log
+                .lines()
+                .filter(|line| line.contains("WARN") && line.contains(name) && line.contains(reason));
+            ensure!(lines.count() == 1, "not on one line of the log");
+            let status = west.page(Part::Exporter, "/status")?;
+            let withheld = status["withheld"].as_array().context("a status without a table")?;
+            let is = |row: &&Value| row["kind"] == "CiliumNode" && row.to_string().contains(name);
+            let row = withheld.iter().find(is).context("not in the status")?;
+            ensure!(row["reason"] == reason, "{row}");
+            let labels = ["kind=\"CiliumNode\"", &format!("reason=\"{reason}\"")];
+            let counted = west.metric(Part::Exporter, "withheld_objects", &labels)?;
+            ensure!((counted - 1.0).abs() < 0.1, "the metric says {counted}");
+            Ok(())
+        });
+    }
 
     // The watch goes on: a later node arrives, and the first is still there.
     let mut good = objects::cilium_node(west.node());
@@ -82,7 +102,13 @@ fn a_node_that_cannot_be_decoded_stops_only_itself(mesh: &Mesh<'_>) {
     kubectl.apply_object(&good).unwrap();
     entry_becomes(mesh, "east", ("nodes", "name", "later"), &json!({"nodeIp": "10.200.1.99"}));
     entry_becomes(mesh, "east", ("nodes", "name", "west-1"), &json!({"cluster": "west"}));
-    assert!(mesh.member("east").entry("nodes", "name", "broken").is_err());
+    entry_becomes(
+        mesh,
+        "east",
+        ("nodes", "name", "broken"),
+        &json!({"nodeIp": "10.200.1.98", "podCidrs": []}),
+    );
+    assert!(mesh.member("east").entry("nodes", "name", "shapeless").is_err());
     kubectl.delete("", "ciliumnode", "later").unwrap();
     entry_goes(mesh, "east", ("nodes", "name", "later"));
 }
