@@ -10,6 +10,7 @@ mod certs;
 mod clustermesh_apiserver;
 mod completion;
 mod dns;
+mod kube_lite;
 mod kvstoremesh;
 mod store;
 pub(crate) mod version;
@@ -30,6 +31,8 @@ pub(crate) enum Command {
     Completion(completion::Args),
     /// Answer the names of services that clusters export, such as cart.shop.svc.clusterset.local.
     Dns(dns::Args),
+    /// Serve a small Kubernetes API, for clusters without Kubernetes.
+    KubeLite(Box<kube_lite::Args>),
     /// Mirror remote clusters into the store of this one; or, with a subcommand, ask the mirror that runs.
     Kvstoremesh(Box<kvstoremesh::Args>),
     /// Serve the cluster's state as an etcd v3 server.
@@ -48,6 +51,7 @@ impl Command {
             Self::ClustermeshApiserver(args) => args.run(),
             Self::Completion(args) => args.run(),
             Self::Dns(args) => args.run(),
+            Self::KubeLite(args) => args.run(),
             Self::Kvstoremesh(args) => args.run(),
             Self::Store(args) => args.run(),
             Self::Version(args) => args.run(),

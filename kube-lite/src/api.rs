@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use kvstore::{Client, Expect, Guard, Guarded, KeyRange, LeaseId, Revision, Write};
 use serde_json::Value;
 
-pub(crate) use self::delete::{CLEAN_UP, DeleteOptions, Deleted, FOREGROUND, ORPHAN};
+pub(crate) use self::delete::{CLEAN_UP, DeleteOptions, FOREGROUND, ORPHAN};
 pub(crate) use self::watch::WatchEvent;
 pub(crate) use self::write::{Edit, Outcome, Written};
 use crate::cache::{Cache, Epoch};
@@ -145,7 +145,7 @@ impl Api {
 fn is_done(resource: &Resource, object: &Value) -> bool {
     object::is_terminating(object)
         && object::finalizers(object).is_empty()
-        && !(resource.is_core("namespaces") && !object::items(object, "/spec/finalizers").is_empty())
+        && (!resource.is_core("namespaces") || object::items(object, "/spec/finalizers").is_empty())
 }
 
 fn guard(key: &str, expect: Expect) -> Guard {

@@ -214,16 +214,16 @@ impl Failure {
 
 impl From<kvstore::Error> for Failure {
     fn from(error: kvstore::Error) -> Self {
-        match error {
-            kvstore::Error::Compacted { .. } => Self::expired(
+        if let kvstore::Error::Compacted { .. } = error {
+            return Self::expired(
                 "The provided continue parameter is too old to display a consistent list result. You can start a new \
                  list without the continue parameter.",
-            ),
-            kvstore::Error::Unavailable(_) | kvstore::Error::Transport(_) => {
-                Self::unavailable("the store below the API cannot be reached")
-            }
-            other => Self::internal(format!("the store below the API: {other}")),
+            );
         }
+        if let kvstore::Error::Unavailable(_) | kvstore::Error::Transport(_) = error {
+            return Self::unavailable("the store below the API cannot be reached");
+        }
+        Self::internal(format!("the store below the API: {error}"))
     }
 }
 

@@ -90,12 +90,10 @@ pub(crate) fn check_metadata_update(new: &Value, old: &Value) -> Vec<Cause> {
         let added: Vec<_> =
             object::finalizers(new).into_iter().filter(|finalizer| !before.contains(finalizer)).collect();
         if !added.is_empty() {
+            let added: Vec<_> = added.iter().map(|name| format!("{name:?}")).collect();
             let why = format!(
-                "no new finalizers can be added if the object is being deleted, found new finalizers {}",
-                format!(
-                    "[]string{{{}}}",
-                    added.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
-                )
+                "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                added.join(", ")
             );
             causes.push(Cause::forbidden("metadata.finalizers", &why));
         }
