@@ -26,21 +26,25 @@ use crate::{
 
 /// Batches that a group keeps for watches that have not taken them yet.
 const KEPT_BATCHES: usize = 512;
-/// Events that a group keeps so.
-const KEPT_EVENTS: usize = 16 * 1024;
+/// Bytes of events that a group keeps so; a single batch may be larger.
+const KEPT_BYTES: usize = 2 << 20;
+/// What an event takes besides its records.
+const EVENT_BYTES: usize = 64;
 
 /// What one revision changed within one range.
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) revision: i64,
     pub(crate) events: Vec<Committed>,
+    bytes: usize,
     encoded: OnceLock<Bytes>,
     encoded_with_prev: OnceLock<Bytes>,
 }
 
 impl Batch {
     pub(crate) fn new(revision: i64, events: Vec<Committed>) -> Self {
-        Self { revision, events, encoded: OnceLock::new(), encoded_with_prev: OnceLock::new() }
+        let bytes = events.iter().map(|event| event.record.encoded().len() + EVENT_BYTES).sum();
+        Self { revision, events, bytes, encoded: OnceLock::new(), encoded_with_prev: OnceLock::new() }
     }
 
     /// The `events` fields of a `WatchResponse`, encoded once for all watches.
@@ -94,7 +98,7 @@ struct Group {
 #[derive(Debug, Default)]
 struct Ring {
     batches: VecDeque<Arc<Batch>>,
-    events: usize,
+    bytes: usize,
     /// Number of the first batch that is kept.
     first: u64,
     /// Number of the batch after the last one, when the hub was last tidied.
@@ -198,7 +202,7 @@ impl Hub {
             let old = std::mem::replace(&mut ring.tidied, end);
             while ring.first < old {
                 let Some(oldest) = ring.batches.pop_front() else { break };
-                ring.events -= oldest.events.len();
+                ring.bytes -= oldest.bytes;
                 ring.first += 1;
             }
         }
@@ -234,11 +238,11 @@ impl Publisher<'_> {
 impl Group {
     fn push(&self, batch: Batch) {
         let mut ring = lock(&self.ring);
-        ring.events += batch.events.len();
+        ring.bytes += batch.bytes;
         ring.batches.push_back(Arc::new(batch));
-        while ring.batches.len() > KEPT_BATCHES || (ring.events > KEPT_EVENTS && ring.batches.len() > 1) {
+        while ring.batches.len() > KEPT_BATCHES || (ring.bytes > KEPT_BYTES && ring.batches.len() > 1) {
             let Some(oldest) = ring.batches.pop_front() else { break };
-            ring.events -= oldest.events.len();
+            ring.bytes -= oldest.bytes;
             ring.first += 1;
         }
         for member in &ring.members {
@@ -266,7 +270,7 @@ impl Subscription {
         if ring.members.len() == 1 {
             // Nobody else will ask for them.
             ring.first = end;
-            ring.events = 0;
+            ring.bytes = 0;
             ring.batches.clear();
         }
         Taken::Batches(batches)

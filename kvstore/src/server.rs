@@ -19,6 +19,7 @@ mod lease;
 mod lock;
 mod maintenance;
 mod metrics;
+mod overlap;
 mod queue;
 mod route;
 mod status;

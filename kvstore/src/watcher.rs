@@ -9,8 +9,8 @@ use crate::{
     store::Store,
 };
 
-/// Events of one step through the log.
-const STEP_EVENTS: usize = 1024;
+/// Bytes of events in one step through the log.
+const STEP_BYTES: usize = 512 << 10;
 /// Changes looked at in one step through the log, under one hold of the lock.
 const STEP_CHANGES: usize = 8 * 1024;
 
@@ -75,7 +75,7 @@ impl Watcher {
             }
         }
         let (events, next, synced) = store.look(|keyspace| {
-            let (events, next) = keyspace.changes(&self.range, self.next, STEP_EVENTS, STEP_CHANGES)?;
+            let (events, next) = keyspace.changes(&self.range, self.next, STEP_BYTES, STEP_CHANGES)?;
             let synced = next > keyspace.revision();
             if synced {
                 // What was read here must not come again, and nothing can come in between: a change is

@@ -196,7 +196,7 @@ impl Keyspace {
     }
 
     /// The changes of keys in `range` from `from` to the newest revision, in whole revisions, until about
-    /// `limit` of them are found or `scan` changes are looked at; returns the first revision not looked at.
+    /// `limit` bytes of them are found or `scan` changes are looked at; returns the first revision not looked at.
     ///
     /// # Errors
     /// [`Refusal::Compacted`] if `from` is.
@@ -209,9 +209,10 @@ impl Keyspace {
     ) -> Result<(Vec<super::Committed>, i64), Refusal> {
         self.check_revision(from.min(self.revision), self.revision)?;
         let mut found = Vec::new();
+        let mut bytes = 0;
         let mut last = from - 1;
         for (looked, change) in self.log.range(self.log_position(from)..).enumerate() {
-            if change.revision != last && (found.len() >= limit || looked >= scan) {
+            if change.revision != last && (bytes >= limit || looked >= scan) {
                 return Ok((found, change.revision));
             }
             last = change.revision;
@@ -221,6 +222,7 @@ impl Keyspace {
                 && record.mod_revision() == change.revision
             {
                 let prev = (change.revision > self.compacted).then(|| slot.at(change.revision - 1)).flatten();
+                bytes += record.encoded().len();
                 found.push(super::Committed { record: record.clone(), prev: prev.cloned() });
             }
         }

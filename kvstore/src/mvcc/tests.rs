@@ -224,7 +224,7 @@ fn agree(store: &Keyspace, model: &Model, range: &KeyRange) {
     let mut from = model.compacted.max(1) + 1;
     let mut seen: BTreeMap<i64, BTreeMap<Bytes, bool>> = BTreeMap::new();
     while from <= model.revision() {
-        let (events, next) = store.changes(range, from, 2, 3).unwrap();
+        let (events, next) = store.changes(range, from, 30, 3).unwrap();
         assert!(next > from);
         for event in events {
             let revision = event.record.mod_revision();

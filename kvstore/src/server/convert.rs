@@ -1,12 +1,10 @@
 //! Between etcd's messages and the key space: checks that etcd makes on requests, and answers.
 
-use std::collections::BTreeSet;
-
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use tonic::Status;
 
-use super::status;
+use super::{overlap, status};
 use crate::{
     mvcc::{
         Compare, CompareResult, CompareTarget, Filters, Op, OpResult, Order, Put, Range, RangeResult, Record,
@@ -160,9 +158,7 @@ pub(crate) fn check_delete(request: &pb::DeleteRangeRequest) -> Result<(), Statu
 
 pub(crate) fn check_txn(request: &pb::TxnRequest, max_operations: usize) -> Result<(), Status> {
     check_operations(request, max_operations)?;
-    check_overlaps(&request.success)?;
-    check_overlaps(&request.failure)?;
-    Ok(())
+    overlap::check(request)
 }
 
 /// Each level may have so many operations as the levels above left over.
@@ -184,46 +180,6 @@ fn check_operations(request: &pb::TxnRequest, max: usize) -> Result<(), Status> 
         }
     }
     Ok(())
-}
-
-/// No key may be put twice, or put and deleted, by operations that can both happen.
-fn check_overlaps(ops: &[pb::RequestOp]) -> Result<(BTreeSet<Bytes>, Vec<KeyRange>), Status> {
-    use pb::request_op::Request;
-    let mut deletes: Vec<KeyRange> = Vec::new();
-    for op in ops {
-        if let Some(Request::RequestDeleteRange(delete)) = &op.request {
-            deletes.push(range(&delete.key, &delete.range_end));
-        }
-    }
-    let deleted = |deletes: &[KeyRange], key: &Bytes| deletes.iter().any(|range| range.contains(key));
-    let mut puts = BTreeSet::new();
-    for op in ops {
-        let Some(Request::RequestTxn(txn)) = &op.request else { continue };
-        let (then_puts, then_deletes) = check_overlaps(&txn.success)?;
-        let (else_puts, else_deletes) = check_overlaps(&txn.failure)?;
-        for key in &then_puts {
-            if deleted(&deletes, key) || !puts.insert(key.clone()) {
-                return Err(status::duplicate_key());
-            }
-        }
-        for key in else_puts {
-            // The same key in both branches of one transaction is fine.
-            let twice = puts.contains(&key) && !then_puts.contains(&key);
-            if twice || deleted(&deletes, &key) {
-                return Err(status::duplicate_key());
-            }
-            puts.insert(key);
-        }
-        deletes.extend(then_deletes);
-        deletes.extend(else_deletes);
-    }
-    for op in ops {
-        let Some(Request::RequestPut(put)) = &op.request else { continue };
-        if deleted(&deletes, &put.key) || !puts.insert(put.key.clone()) {
-            return Err(status::duplicate_key());
-        }
-    }
-    Ok((puts, deletes))
 }
 
 pub(crate) fn puts_something(txn: &pb::TxnRequest) -> bool {
