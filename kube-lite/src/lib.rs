@@ -12,8 +12,8 @@
 //!                                                       └─▶ janitor ▶ graph ▶ api::delete   owners, namespaces, CRDs
 //! ```
 //!
-//! **A resource is data.** [`kinds`] has one table of the built-in ones, and makes the same [`Resource`](kinds::Resource)
-//! of a CustomResourceDefinition; all verbs are generic over it. Objects are JSON values throughout. Built-ins are read
+//! **A resource is data.** `kinds` has one table of the built-in ones, and makes the same `Resource` of
+//! a CustomResourceDefinition; all verbs are generic over it. Objects are JSON values throughout. Built-ins are read
 //! through their generated types, so that what they drop or refuse is what Go's types drop or refuse.
 //!
 //! **Keys.** An object is at `/registry/<group>/<plural>/<namespace>/<name>`, without the namespace if it has none, the
@@ -27,7 +27,7 @@
 //! never the start of a watch that silently misses something. A watch delivers every change after its version in order,
 //! or ends.
 //!
-//! **Known differences**, each with its test or because nothing here would do the other half:
+//! **Known differences** to Kubernetes, pinned by the tests in `tests/battery/lite_only.rs`:
 //!
 //! - A pod on a node is deleted at once: there is no kubelet that would confirm it.
 //! - A CRD is established when it is stored. Its `x-kubernetes-validations` are not evaluated (a warning says so), and

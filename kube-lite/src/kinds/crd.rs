@@ -74,8 +74,12 @@ pub(super) fn validate(definition: &Value, old: Option<&Value>) -> Vec<Cause> {
             causes.push(Cause::required(field, ""));
         }
     }
-    if !group.is_empty() && !is_dns_subdomain(group) {
-        causes.push(Cause::invalid("spec.group", &group.into(), "must be a DNS subdomain"));
+    // Without a dot it could be `core`, which is where the core group is stored.
+    if !group.is_empty() && !(is_dns_subdomain(group) && group.contains('.')) {
+        causes.push(Cause::invalid("spec.group", &group.into(), "should be a domain with at least one dot"));
+    }
+    if super::BUILT_IN.iter().any(|built_in| built_in.group == group && built_in.plural == plural) {
+        causes.push(Cause::invalid("spec.names.plural", &plural.into(), "is built in"));
     }
     if !plural.is_empty() && !is_dns_label(plural) {
         causes.push(Cause::invalid("spec.names.plural", &plural.into(), "must be a DNS label"));

@@ -11,40 +11,40 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 /// More than any answer takes.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-pub const MERGE: &str = "application/merge-patch+json";
-pub const JSON_PATCH: &str = "application/json-patch+json";
-pub const STRATEGIC: &str = "application/strategic-merge-patch+json";
-pub const APPLY: &str = "application/apply-patch+yaml";
-pub const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
+pub(crate) const MERGE: &str = "application/merge-patch+json";
+pub(crate) const JSON_PATCH: &str = "application/json-patch+json";
+pub(crate) const STRATEGIC: &str = "application/strategic-merge-patch+json";
+pub(crate) const APPLY: &str = "application/apply-patch+yaml";
+pub(crate) const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
 
 /// A server, and a namespace in it that belongs to one case.
-pub struct Api {
-    pub namespace: String,
-    pub kubeconfig: PathBuf,
+pub(crate) struct Api {
+    pub(crate) namespace: String,
+    pub(crate) kubeconfig: PathBuf,
     client: Client,
 }
 
 /// An answer.
 #[derive(Debug)]
-pub struct Answer {
-    pub code: u16,
-    pub body: Value,
-    pub warnings: Vec<String>,
+pub(crate) struct Answer {
+    pub(crate) code: u16,
+    pub(crate) body: Value,
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Answer {
     /// The body of a success.
     #[track_caller]
-    pub fn ok(self) -> Value {
+    pub(crate) fn ok(self) -> Value {
         assert!((200..300).contains(&self.code), "{} {}", self.code, self.body);
         self.body
     }
 
     /// The message of a failure with this code and reason.
     #[track_caller]
-    pub fn failed(self, code: u16, reason: &str) -> String {
+    pub(crate) fn failed(self, code: u16, reason: &str) -> String {
         assert_eq!(
             (self.code, self.body["reason"].as_str().unwrap_or_default()),
             (code, reason),
@@ -60,14 +60,14 @@ impl Answer {
 }
 
 /// The lines of a watch.
-pub struct Lines {
+pub(crate) struct Lines {
     body: Body,
     buffer: Vec<u8>,
 }
 
 impl Lines {
     /// The next event; `None` when the server ends the watch.
-    pub async fn next(&mut self) -> Option<Value> {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -79,7 +79,7 @@ impl Lines {
     }
 
     /// Type and name of the next event.
-    pub async fn brief(&mut self) -> String {
+    pub(crate) async fn brief(&mut self) -> String {
         let event = self.next().await.expect("the watch has ended");
         format!(
             "{} {}",
@@ -91,7 +91,7 @@ impl Lines {
 
 impl Api {
     /// Makes a namespace with a name of its own for the case.
-    pub async fn new(kubeconfig: &Path, case: &str) -> Self {
+    pub(crate) async fn new(kubeconfig: &Path, case: &str) -> Self {
         let read = Kubeconfig::read_from(kubeconfig).unwrap();
         let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.unwrap();
         let client = Client::try_from(config).unwrap();
@@ -104,12 +104,12 @@ impl Api {
     }
 
     /// The path of a resource of the core group in the case's namespace.
-    pub fn core(&self, rest: &str) -> String {
+    pub(crate) fn core(&self, rest: &str) -> String {
         format!("/api/v1/namespaces/{}/{rest}", self.namespace)
     }
 
     /// The path of a resource of a group in the case's namespace.
-    pub fn group(&self, version: &str, rest: &str) -> String {
+    pub(crate) fn group(&self, version: &str, rest: &str) -> String {
         format!("/apis/{version}/namespaces/{}/{rest}", self.namespace)
     }
 
@@ -128,7 +128,13 @@ impl Api {
         timeout(PATIENCE, self.client.send(request)).await.expect("the server does not answer").unwrap()
     }
 
-    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Answer {
         let response = self.response(method, path, headers, body).await;
         let code = response.status().as_u16();
         let warnings = response
@@ -142,27 +148,27 @@ impl Api {
         Answer { code, body: serde_json::from_slice(&body).unwrap_or_else(|_| text()), warnings }
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send("GET", path, &[], Vec::new()).await
     }
 
-    pub async fn table(&self, path: &str) -> Value {
+    pub(crate) async fn table(&self, path: &str) -> Value {
         self.send("GET", path, &[("accept", TABLE)], Vec::new()).await.ok()
     }
 
-    pub async fn post(&self, path: &str, object: &Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, object: &Value) -> Answer {
         self.with_body("POST", path, "application/json", object).await
     }
 
-    pub async fn put(&self, path: &str, object: &Value) -> Answer {
+    pub(crate) async fn put(&self, path: &str, object: &Value) -> Answer {
         self.with_body("PUT", path, "application/json", object).await
     }
 
-    pub async fn patch(&self, path: &str, media_type: &str, patch: &Value) -> Answer {
+    pub(crate) async fn patch(&self, path: &str, media_type: &str, patch: &Value) -> Answer {
         self.with_body("PATCH", path, media_type, patch).await
     }
 
-    pub async fn delete(&self, path: &str, options: &Value) -> Answer {
+    pub(crate) async fn delete(&self, path: &str, options: &Value) -> Answer {
         self.with_body("DELETE", path, "application/json", options).await
     }
 
@@ -172,24 +178,24 @@ impl Api {
     }
 
     /// Applies as a manager.
-    pub async fn apply(&self, path: &str, manager: &str, force: bool, config: &Value) -> Answer {
+    pub(crate) async fn apply(&self, path: &str, manager: &str, force: bool, config: &Value) -> Answer {
         let separator = if path.contains('?') { '&' } else { '?' };
         let path = format!("{path}{separator}fieldManager={manager}&force={force}");
         self.patch(&path, APPLY, config).await
     }
 
-    pub async fn watch(&self, path: &str) -> Lines {
+    pub(crate) async fn watch(&self, path: &str) -> Lines {
         self.watch_as(path, "application/json").await
     }
 
-    pub async fn watch_as(&self, path: &str, accept: &str) -> Lines {
+    pub(crate) async fn watch_as(&self, path: &str, accept: &str) -> Lines {
         let response = self.response("GET", path, &[("accept", accept)], Vec::new()).await;
         assert_eq!(response.status().as_u16(), 200);
         Lines { body: response.into_body(), buffer: Vec::new() }
     }
 
     /// Waits until a GET of the path is so.
-    pub async fn until(&self, path: &str, so: impl Fn(&Answer) -> bool) -> Answer {
+    pub(crate) async fn until(&self, path: &str, so: impl Fn(&Answer) -> bool) -> Answer {
         let found = timeout(PATIENCE, async {
             loop {
                 let answer = self.get(path).await;
@@ -204,7 +210,7 @@ impl Api {
 }
 
 /// Names of the items of a list.
-pub fn names(list: &Value) -> Vec<String> {
+pub(crate) fn names(list: &Value) -> Vec<String> {
     list["items"]
         .as_array()
         .unwrap()
@@ -214,7 +220,7 @@ pub fn names(list: &Value) -> Vec<String> {
 }
 
 /// A ConfigMap.
-pub fn config_map(name: &str, labels: &Value, data: &Value) -> Value {
+pub(crate) fn config_map(name: &str, labels: &Value, data: &Value) -> Value {
     let mut object =
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data});
     if labels.as_object().is_some_and(|labels| !labels.is_empty()) {
@@ -224,6 +230,6 @@ pub fn config_map(name: &str, labels: &Value, data: &Value) -> Value {
 }
 
 /// The version of an object or list.
-pub fn version(object: &Value) -> String {
+pub(crate) fn version(object: &Value) -> String {
     object["metadata"]["resourceVersion"].as_str().unwrap().to_owned()
 }

@@ -68,7 +68,7 @@ fn widget(api: &Api, name: &str, spec: Value) -> Value {
     json!({"apiVersion": format!("{}/v1", group(api)), "kind": "Widget", "metadata": {"name": name}, "spec": spec})
 }
 
-pub async fn a_definition_is_served_once_it_is_established(api: &Api) {
+pub(crate) async fn a_definition_is_served_once_it_is_established(api: &Api) {
     let objects = install(api, json!([version("v1", true)])).await;
     let path = format!("{DEFINITIONS}/widgets.{}", group(api));
     let stored = api.get(&path).await.ok();
@@ -99,7 +99,7 @@ pub async fn a_definition_is_served_once_it_is_established(api: &Api) {
     api.until(&path, |answer| answer.code == 404).await;
 }
 
-pub async fn objects_are_pruned_defaulted_and_validated(api: &Api) {
+pub(crate) async fn objects_are_pruned_defaulted_and_validated(api: &Api) {
     let objects = install(api, json!([version("v1", true)])).await;
     let spec = json!({"color": "red", "extra": 1, "ports": [{"name": "a", "x": 1}], "free": {"any": [1]}});
     let answer = api.post(&objects, &widget(api, "w", spec.clone())).await;
@@ -157,7 +157,7 @@ pub async fn objects_are_pruned_defaulted_and_validated(api: &Api) {
     );
 }
 
-pub async fn definitions_must_be_sound(api: &Api) {
+pub(crate) async fn definitions_must_be_sound(api: &Api) {
     let edited = |pointer: &str, value: Value| {
         let mut definition = definition(api, json!([version("v1", true)]));
         *definition.pointer_mut(pointer).unwrap() = value;
@@ -165,6 +165,7 @@ pub async fn definitions_must_be_sound(api: &Api) {
     };
     for (name, definition) in [
         ("the name", edited("/metadata/name", json!("other.example.com"))),
+        ("a group without a dot", edited("/spec/group", json!("core"))),
         ("the scope", edited("/spec/scope", json!("Everywhere"))),
         ("no storage version", edited("/spec/versions/0/storage", json!(false))),
         ("no schema", edited("/spec/versions/0/schema", json!({}))),
@@ -187,7 +188,7 @@ pub async fn definitions_must_be_sound(api: &Api) {
     }
 }
 
-pub async fn columns_come_from_the_definition(api: &Api) {
+pub(crate) async fn columns_come_from_the_definition(api: &Api) {
     let objects = install(api, json!([version("v1", true)])).await;
     api.post(&objects, &widget(api, "w", json!({"color": "red", "tags": ["a", "b"]}))).await.ok();
     let status = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
@@ -211,7 +212,7 @@ pub async fn columns_come_from_the_definition(api: &Api) {
     assert_eq!(table["columnDefinitions"][1]["name"], "Created At");
 }
 
-pub async fn the_subresource_status_needs_to_be_declared(api: &Api) {
+pub(crate) async fn the_subresource_status_needs_to_be_declared(api: &Api) {
     let mut without = version("v1", true);
     without.as_object_mut().unwrap().remove("subresources");
     let objects = install(api, json!([without])).await;
@@ -248,7 +249,7 @@ pub async fn the_subresource_status_needs_to_be_declared(api: &Api) {
     assert_eq!(api.get(&format!("{objects}/v")).await.ok().get("status"), None);
 }
 
-pub async fn versions_are_converted_by_name(api: &Api) {
+pub(crate) async fn versions_are_converted_by_name(api: &Api) {
     let objects = install(api, json!([version("v1", true), version("v1beta1", false)])).await;
     let older = api.group(&format!("{}/v1beta1", group(api)), "widgets");
     api.until(&older, |answer| answer.code == 200).await;
@@ -265,7 +266,7 @@ pub async fn versions_are_converted_by_name(api: &Api) {
     assert_eq!(groups["preferredVersion"]["version"], "v1");
 }
 
-pub async fn a_forgotten_version_is_gone(api: &Api) {
+pub(crate) async fn a_forgotten_version_is_gone(api: &Api) {
     // The original begins to remember a resource when it is defined, and so has forgotten what was before.
     let objects = install(api, json!([version("v1", true)])).await;
     let mut lines = api.watch(&format!("{objects}?watch=1&resourceVersion=1")).await;

@@ -32,7 +32,7 @@ fn entry(manager: &str, operation: &str, fields: Value) -> (String, String, Stri
     (manager.to_owned(), operation.to_owned(), String::new(), fields)
 }
 
-pub async fn applying_owns_merges_and_removes(api: &Api) {
+pub(crate) async fn applying_owns_merges_and_removes(api: &Api) {
     let path = api.core("configmaps/a");
     let answer = api.apply(&path, "one", false, &config(&json!({"x": "1", "y": "1"}))).await;
     assert_eq!(answer.code, 201);
@@ -49,7 +49,7 @@ pub async fn applying_owns_merges_and_removes(api: &Api) {
     assert_eq!(managers(&left)[1].3, json!({"f:data": {"f:y": {}, "f:z": {}}}));
 }
 
-pub async fn an_applier_does_not_take_what_others_own_unless_forced(api: &Api) {
+pub(crate) async fn an_applier_does_not_take_what_others_own_unless_forced(api: &Api) {
     let path = api.core("configmaps/a");
     api.apply(&path, "one", false, &config(&json!({"x": "1", "y": "1"}))).await.ok();
     let refused = api.apply(&path, "two", false, &config(&json!({"x": "2"}))).await;
@@ -77,7 +77,7 @@ pub async fn an_applier_does_not_take_what_others_own_unless_forced(api: &Api) {
     );
 }
 
-pub async fn managed_fields_are_those_of_the_original(api: &Api) {
+pub(crate) async fn managed_fields_are_those_of_the_original(api: &Api) {
     let service = json!({"metadata": {"name": "web", "labels": {"a": "b"}}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
     let made = api.post(&api.core("services"), &service).await.ok();
     let wanted = json!({
@@ -107,7 +107,7 @@ pub async fn managed_fields_are_those_of_the_original(api: &Api) {
     assert_eq!(managers(&owned), [entry("battery", "Update", wanted)]);
 }
 
-pub async fn an_update_takes_over_what_it_changes(api: &Api) {
+pub(crate) async fn an_update_takes_over_what_it_changes(api: &Api) {
     let path = api.core("configmaps/a");
     api.apply(&path, "one", false, &config(&json!({"x": "1", "y": "1", "z": "1"}))).await.ok();
     let patched = api
@@ -132,7 +132,7 @@ pub async fn an_update_takes_over_what_it_changes(api: &Api) {
     assert!(before.contains("\"before-first-apply\" using v1"), "{before}");
 }
 
-pub async fn lists_merge_by_their_keys(api: &Api) {
+pub(crate) async fn lists_merge_by_their_keys(api: &Api) {
     let path = api.core("services/web");
     let service = |ports: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"ports": ports}});
     let ports = |service: &Value| -> Vec<i64> {
@@ -159,7 +159,7 @@ pub async fn lists_merge_by_their_keys(api: &Api) {
     assert_eq!(one["spec"]["clusterIP"], both["spec"]["clusterIP"]);
 }
 
-pub async fn applying_needs_a_manager_and_a_kind(api: &Api) {
+pub(crate) async fn applying_needs_a_manager_and_a_kind(api: &Api) {
     let path = api.core("configmaps/a");
     api.patch(&path, APPLY, &config(&json!({}))).await.failed(422, "Invalid");
     let managed = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "managedFields": [{"manager": "x"}]}});

@@ -42,7 +42,7 @@ impl Kubectl<'_> {
     }
 }
 
-pub async fn the_verbs_work(api: &Api) {
+pub(crate) async fn the_verbs_work(api: &Api) {
     let cache = tempfile::tempdir().unwrap();
     let kubectl = Kubectl { api, cache: cache.path().to_owned() };
     tokio::task::block_in_place(|| {

@@ -14,23 +14,19 @@ use tokio_util::sync::CancellationToken;
 
 /// Stops when it is dropped.
 #[derive(Debug)]
-pub struct Lite {
-    /// `https://127.0.0.1:…`
-    pub url: String,
-    /// The store below.
-    pub store: Arc<Store>,
+pub(crate) struct Lite {
     kubeconfig: PathBuf,
     _tasks: JoinSet<()>,
 }
 
 impl Lite {
     /// Starts one, with its files in `dir`.
-    pub async fn start(dir: &Path) -> Result<Self> {
+    pub(crate) async fn start(dir: &Path) -> Result<Self> {
         Self::over(Store::new(StoreConfig::default()), dir).await
     }
 
     /// Starts one over a store.
-    pub async fn over(store: Arc<Store>, dir: &Path) -> Result<Self> {
+    pub(crate) async fn over(store: Arc<Store>, dir: &Path) -> Result<Self> {
         let authority = Authority::new(&dir.join("pki"))?;
         let serving = authority.server("server", &["127.0.0.1", "localhost"])?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -50,17 +46,17 @@ impl Lite {
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { server.run(CancellationToken::new()).await.expect("kube-lite runs") });
         let kubeconfig = write_kubeconfig(&authority, dir, &url)?;
-        Ok(Self { url, store, kubeconfig, _tasks: tasks })
+        Ok(Self { kubeconfig, _tasks: tasks })
     }
 
     /// The administrator's.
-    pub fn kubeconfig(&self) -> &Path {
+    pub(crate) fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
 }
 
 /// Writes the administrator's kubeconfig for the server at `url`.
-pub fn write_kubeconfig(authority: &Authority, dir: &Path, url: &str) -> Result<PathBuf> {
+pub(crate) fn write_kubeconfig(authority: &Authority, dir: &Path, url: &str) -> Result<PathBuf> {
     let client = authority.client("admin", "admin", Some("system:masters"))?;
     let text = serde_json::json!({
         "apiVersion": "v1",

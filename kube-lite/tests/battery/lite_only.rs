@@ -170,3 +170,50 @@ async fn writers_at_the_same_time_lose_nothing() {
         services["items"].as_array().unwrap().iter().map(|s| s["spec"]["clusterIP"].to_string()).collect();
     assert_eq!(addresses.len(), 8);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_on_a_node_is_deleted_at_once() {
+    let (_dir, _lite, api) = start().await;
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]}});
+    api.post(&api.core("pods"), &pod).await.ok();
+    api.delete(&api.core("pods/p"), &json!({})).await.ok();
+    api.get(&api.core("pods/p")).await.failed(404, "NotFound");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_definition_asks_for_and_does_not_get_is_said() {
+    let (_dir, _lite, api) = start().await;
+    let definition = |plural: &str, conversion: Value| {
+        json!({
+            "metadata": {"name": format!("{plural}.a.example")},
+            "spec": {
+                "group": "a.example", "scope": "Cluster", "names": {"plural": plural, "kind": "Thing"}, "conversion": conversion,
+                "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
+                    "type": "object", "x-kubernetes-validations": [{"rule": "true"}]}}}],
+            },
+        })
+    };
+    const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let webhook = json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"], "clientConfig": {"url": "https://a.example"}}});
+    let message = api.post(DEFINITIONS, &definition("things", webhook)).await.failed(422, "Invalid");
+    assert!(message.contains("kube-lite calls no webhooks"), "{message}");
+    let answer = api.post(DEFINITIONS, &definition("things", json!({"strategy": "None"}))).await;
+    assert!(
+        answer.warnings.iter().any(|warning| warning.contains("x-kubernetes-validations")),
+        "{:?}",
+        answer.warnings
+    );
+    let established = &answer.ok()["status"]["conditions"][1];
+    assert_eq!((&established["type"], &established["status"]), (&json!("Established"), &json!("True")));
+    assert_eq!(api.get("/apis/a.example/v1/things").await.code, 200, "served as soon as it is stored");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_kind_in_protobuf_is_refused_by_name() {
+    let (_dir, _lite, api) = start().await;
+    let envelope = b"k8s\0\x0a\x09\x0a\x02v1\x12\x03Pod\x12\x00".to_vec();
+    let headers = [("content-type", "application/vnd.kubernetes.protobuf")];
+    let message =
+        api.send("POST", &api.core("pods"), &headers, envelope).await.failed(415, "UnsupportedMediaType");
+    assert!(message.contains("does not read Pod in protobuf"), "{message}");
+}

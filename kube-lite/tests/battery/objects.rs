@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Api, JSON_PATCH, MERGE, STRATEGIC, config_map, names, version};
 
-pub async fn discovery_names_every_resource_in_both_forms(api: &Api) {
+pub(crate) async fn discovery_names_every_resource_in_both_forms(api: &Api) {
     const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
     let core = api.send("GET", "/api", &[("accept", AGGREGATED)], Vec::new()).await.ok();
     let others = api.send("GET", "/apis", &[("accept", AGGREGATED)], Vec::new()).await.ok();
@@ -79,7 +79,7 @@ pub async fn discovery_names_every_resource_in_both_forms(api: &Api) {
     assert!(api.get("/version").await.ok()["gitVersion"].as_str().unwrap().starts_with("v1.35"));
 }
 
-pub async fn what_is_not_there_is_a_status(api: &Api) {
+pub(crate) async fn what_is_not_there_is_a_status(api: &Api) {
     let message = api.get(&api.core("services/none")).await.failed(404, "NotFound");
     assert_eq!(message, "services \"none\" not found");
     let message =
@@ -101,7 +101,7 @@ pub async fn what_is_not_there_is_a_status(api: &Api) {
     );
 }
 
-pub async fn a_new_object_gets_what_the_server_gives(api: &Api) {
+pub(crate) async fn a_new_object_gets_what_the_server_gives(api: &Api) {
     let answer =
         api.post(&api.core("configmaps"), &config_map("a", &json!({"x": "y"}), &json!({"k": "v"}))).await;
     assert_eq!(answer.code, 201);
@@ -139,7 +139,7 @@ pub async fn a_new_object_gets_what_the_server_gives(api: &Api) {
     );
 }
 
-pub async fn names_and_labels_must_be_well_formed(api: &Api) {
+pub(crate) async fn names_and_labels_must_be_well_formed(api: &Api) {
     for (name, path, object) in [
         ("no name", api.core("configmaps"), json!({"metadata": {}})),
         ("upper case", api.core("configmaps"), json!({"metadata": {"name": "A"}})),
@@ -183,7 +183,7 @@ pub async fn names_and_labels_must_be_well_formed(api: &Api) {
     answer.failed(406, "NotAcceptable");
 }
 
-pub async fn a_list_selects_by_labels_and_fields(api: &Api) {
+pub(crate) async fn a_list_selects_by_labels_and_fields(api: &Api) {
     for (name, labels) in [("a", json!({"x": "1"})), ("b", json!({"x": "2", "y": "1"})), ("c", json!({}))] {
         api.post(&api.core("configmaps"), &config_map(name, &labels, &json!({}))).await.ok();
     }
@@ -216,7 +216,7 @@ pub async fn a_list_selects_by_labels_and_fields(api: &Api) {
     api.get(&api.core("configmaps?labelSelector=a%3Db%3Dc")).await.failed(400, "BadRequest");
 }
 
-pub async fn pages_show_one_moment(api: &Api) {
+pub(crate) async fn pages_show_one_moment(api: &Api) {
     for i in 0..5 {
         let object = config_map(&format!("c{i}"), &json!({"page": "me"}), &json!({}));
         api.post(&api.core("configmaps"), &object).await.ok();
@@ -238,7 +238,7 @@ pub async fn pages_show_one_moment(api: &Api) {
     api.get(&format!("{path}&continue=nonsense")).await.failed(400, "BadRequest");
 }
 
-pub async fn an_update_of_an_older_version_conflicts(api: &Api) {
+pub(crate) async fn an_update_of_an_older_version_conflicts(api: &Api) {
     let made = api.post(&api.core("configmaps"), &config_map("a", &json!({}), &json!({"k": "1"}))).await.ok();
     let path = api.core("configmaps/a");
     let mut second = made.clone();
@@ -271,7 +271,7 @@ pub async fn an_update_of_an_older_version_conflicts(api: &Api) {
     answer.failed(422, "Invalid");
 }
 
-pub async fn what_changes_nothing_keeps_its_version(api: &Api) {
+pub(crate) async fn what_changes_nothing_keeps_its_version(api: &Api) {
     let made = api.post(&api.core("configmaps"), &config_map("a", &json!({}), &json!({"k": "1"}))).await.ok();
     let path = api.core("configmaps/a");
     assert_eq!(api.put(&path, &made).await.ok(), made);
@@ -282,7 +282,7 @@ pub async fn what_changes_nothing_keeps_its_version(api: &Api) {
     assert_eq!(applied, again);
 }
 
-pub async fn patches_change_what_they_name(api: &Api) {
+pub(crate) async fn patches_change_what_they_name(api: &Api) {
     let service = json!({"metadata": {"name": "web", "labels": {"a": "b"}}, "spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80}, {"name": "https", "port": 443}]}});
     api.post(&api.core("services"), &service).await.ok();
     let path = api.core("services/web");
@@ -321,7 +321,7 @@ pub async fn patches_change_what_they_name(api: &Api) {
     assert_eq!(patched["data"], json!({"a": "3"}));
 }
 
-pub async fn finalizers_hold_an_object_until_they_are_gone(api: &Api) {
+pub(crate) async fn finalizers_hold_an_object_until_they_are_gone(api: &Api) {
     let object = json!({"metadata": {"name": "a", "finalizers": ["x.y/z"]}});
     api.post(&api.core("configmaps"), &object).await.ok();
     let path = api.core("configmaps/a");
@@ -343,7 +343,7 @@ pub async fn finalizers_hold_an_object_until_they_are_gone(api: &Api) {
     assert_eq!(waiting["metadata"]["finalizers"], json!(["foregroundDeletion"]));
 }
 
-pub async fn deletion_keeps_to_its_preconditions(api: &Api) {
+pub(crate) async fn deletion_keeps_to_its_preconditions(api: &Api) {
     let made = api.post(&api.core("configmaps"), &config_map("a", &json!({}), &json!({}))).await.ok();
     let path = api.core("configmaps/a");
     let other = json!({"preconditions": {"uid": "other"}});
@@ -367,7 +367,7 @@ pub async fn deletion_keeps_to_its_preconditions(api: &Api) {
     assert_eq!(status["details"]["group"], "discovery.k8s.io");
 }
 
-pub async fn the_status_is_written_apart(api: &Api) {
+pub(crate) async fn the_status_is_written_apart(api: &Api) {
     let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}, "status": {"podIP": "10.0.0.9"}});
     let pod = api.post(&api.core("pods"), &pod).await.ok();
     assert_eq!(pod["status"], json!({"phase": "Pending", "qosClass": "BestEffort"}));
@@ -393,7 +393,7 @@ pub async fn the_status_is_written_apart(api: &Api) {
     api.get(&api.core("configmaps/x/status")).await.failed(404, "NotFound");
 }
 
-pub async fn unknown_fields_are_dropped_warned_of_or_refused(api: &Api) {
+pub(crate) async fn unknown_fields_are_dropped_warned_of_or_refused(api: &Api) {
     let object = json!({"metadata": {"name": "a"}, "data": {"k": "v"}, "foo": 1});
     let path = api.core("configmaps");
     api.post(&format!("{path}?fieldValidation=Strict"), &object).await.failed(400, "BadRequest");
@@ -411,7 +411,7 @@ pub async fn unknown_fields_are_dropped_warned_of_or_refused(api: &Api) {
     assert_eq!(answer.ok().get("foo"), None);
 }
 
-pub async fn a_dry_run_leaves_nothing(api: &Api) {
+pub(crate) async fn a_dry_run_leaves_nothing(api: &Api) {
     let path = api.core("configmaps");
     let made = api.post(&format!("{path}?dryRun=All"), &config_map("a", &json!({}), &json!({}))).await.ok();
     assert!(made["metadata"]["uid"].is_string());
@@ -423,7 +423,7 @@ pub async fn a_dry_run_leaves_nothing(api: &Api) {
     assert_eq!(api.get(&format!("{path}/a")).await.ok(), kept);
 }
 
-pub async fn a_collection_is_deleted_by_selector(api: &Api) {
+pub(crate) async fn a_collection_is_deleted_by_selector(api: &Api) {
     for (name, labels) in [("a", json!({"x": "1"})), ("b", json!({"x": "1"})), ("c", json!({"x": "2"}))] {
         api.post(&api.core("configmaps"), &config_map(name, &labels, &json!({}))).await.ok();
     }
@@ -431,7 +431,7 @@ pub async fn a_collection_is_deleted_by_selector(api: &Api) {
     assert_eq!(names(&api.get(&api.core("configmaps?labelSelector=x")).await.ok()), ["c"]);
 }
 
-pub async fn a_terminating_namespace_takes_nothing_new(api: &Api) {
+pub(crate) async fn a_terminating_namespace_takes_nothing_new(api: &Api) {
     let name = format!("{}-2", &api.namespace[..20]);
     let path = format!("/api/v1/namespaces/{name}");
     let made = api.post("/api/v1/namespaces", &json!({"metadata": {"name": name}})).await.ok();
@@ -452,7 +452,7 @@ pub async fn a_terminating_namespace_takes_nothing_new(api: &Api) {
     api.get(&path).await.failed(404, "NotFound");
 }
 
-pub async fn rules_of_built_in_kinds_hold(api: &Api) {
+pub(crate) async fn rules_of_built_in_kinds_hold(api: &Api) {
     let slices = api.group("discovery.k8s.io/v1", "endpointslices");
     for (name, path, object) in [
         ("no address type", slices.clone(), json!({"metadata": {"name": "e"}, "endpoints": []})),
@@ -521,7 +521,7 @@ pub async fn rules_of_built_in_kinds_hold(api: &Api) {
     );
 }
 
-pub async fn nobody_lists_without_credentials(api: &Api) {
+pub(crate) async fn nobody_lists_without_credentials(api: &Api) {
     let read = kube::config::Kubeconfig::read_from(&api.kubeconfig).unwrap();
     let mut config = kube::Config::from_custom_kubeconfig(read, &kube::config::KubeConfigOptions::default())
         .await

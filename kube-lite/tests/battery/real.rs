@@ -21,13 +21,13 @@ struct Real {
 }
 
 /// The administrator's kubeconfig.
-pub fn kubeconfig() -> PathBuf {
+pub(crate) fn kubeconfig() -> PathBuf {
     static REAL: OnceLock<Real> = OnceLock::new();
     REAL.get_or_init(start).kubeconfig.clone()
 }
 
 /// The path of a server program. `ISTHMUS_TOOLS_BIN` names a directory of them; without it they are built.
-pub fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let path = match std::env::var_os("ISTHMUS_TOOLS_BIN") {
         Some(dir) => PathBuf::from(dir).join(name),
         None => tool(name)

@@ -8,7 +8,7 @@ fn service(name: &str, spec: Value) -> Value {
     json!({"metadata": {"name": name}, "spec": spec})
 }
 
-pub async fn a_service_gets_an_address(api: &Api) {
+pub(crate) async fn a_service_gets_an_address(api: &Api) {
     let made = api
         .post(
             &api.core("services"),
@@ -39,7 +39,7 @@ pub async fn a_service_gets_an_address(api: &Api) {
     assert_eq!(api.get(&path).await.ok()["status"], json!({"loadBalancer": {}}), "not by this way");
 }
 
-pub async fn an_address_is_given_once(api: &Api) {
+pub(crate) async fn an_address_is_given_once(api: &Api) {
     let free = api.post(&api.core("services"), &service("free", json!({"ports": [{"port": 80}]}))).await.ok();
     let ip = free["spec"]["clusterIP"].clone();
     let wanted = service("wanted", json!({"ports": [{"port": 80}], "clusterIP": ip}));
@@ -52,7 +52,7 @@ pub async fn an_address_is_given_once(api: &Api) {
     assert!(message.contains("the provided network does not match the current range"), "{message}");
 }
 
-pub async fn headless_and_external_services_have_none(api: &Api) {
+pub(crate) async fn headless_and_external_services_have_none(api: &Api) {
     let headless = api
         .post(
             &api.core("services"),
@@ -72,7 +72,7 @@ pub async fn headless_and_external_services_have_none(api: &Api) {
     assert!(turned["spec"]["clusterIP"].as_str().unwrap().starts_with("10.96."), "{turned}");
 }
 
-pub async fn node_ports_are_allocated(api: &Api) {
+pub(crate) async fn node_ports_are_allocated(api: &Api) {
     let spec = json!({"type": "NodePort", "ports": [{"port": 80}]});
     let made = api.post(&api.core("services"), &service("np", spec)).await.ok();
     let port = made["spec"]["ports"][0]["nodePort"].as_i64().unwrap();
@@ -88,7 +88,7 @@ pub async fn node_ports_are_allocated(api: &Api) {
     assert_eq!(kept["spec"]["ports"][0]["nodePort"], port);
 }
 
-pub async fn rules_for_services_hold(api: &Api) {
+pub(crate) async fn rules_for_services_hold(api: &Api) {
     for (name, spec) in [
         ("no ports", json!({})),
         ("another type", json!({"type": "Other", "ports": [{"port": 80}]})),

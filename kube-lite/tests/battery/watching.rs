@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::client::{Api, MERGE, TABLE, config_map, version};
 
-pub async fn a_watch_tells_what_happens_after_a_version(api: &Api) {
+pub(crate) async fn a_watch_tells_what_happens_after_a_version(api: &Api) {
     let path = api.core("configmaps");
     let first = api.post(&path, &config_map("a", &json!({}), &json!({}))).await.ok();
     let mut lines = api.watch(&format!("{path}?watch=1&resourceVersion={}", version(&first))).await;
@@ -26,7 +26,7 @@ pub async fn a_watch_tells_what_happens_after_a_version(api: &Api) {
     }
 }
 
-pub async fn a_selector_turns_changes_into_additions_and_deletions(api: &Api) {
+pub(crate) async fn a_selector_turns_changes_into_additions_and_deletions(api: &Api) {
     let path = api.core("configmaps");
     let list = api.get(&path).await.ok();
     let mut lines =
@@ -45,7 +45,7 @@ pub async fn a_selector_turns_changes_into_additions_and_deletions(api: &Api) {
     assert_eq!(named.brief().await, "ADDED b");
 }
 
-pub async fn a_watch_without_a_version_begins_with_what_is_there(api: &Api) {
+pub(crate) async fn a_watch_without_a_version_begins_with_what_is_there(api: &Api) {
     let path = api.core("secrets");
     api.post(&path, &json!({"metadata": {"name": "a"}})).await.ok();
     let mut lines = api.watch(&format!("{path}?watch=1")).await;
@@ -54,7 +54,7 @@ pub async fn a_watch_without_a_version_begins_with_what_is_there(api: &Api) {
     assert_eq!(lines.brief().await, "ADDED b");
 }
 
-pub async fn a_streamed_list_ends_with_a_bookmark(api: &Api) {
+pub(crate) async fn a_streamed_list_ends_with_a_bookmark(api: &Api) {
     let path = api.core("secrets");
     api.post(&path, &json!({"metadata": {"name": "a"}})).await.ok();
     let query = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
@@ -70,13 +70,13 @@ pub async fn a_streamed_list_ends_with_a_bookmark(api: &Api) {
     assert_eq!(resumed.brief().await, "ADDED b");
 }
 
-pub async fn a_watch_ends_after_its_time(api: &Api) {
+pub(crate) async fn a_watch_ends_after_its_time(api: &Api) {
     let list = api.get(&api.core("secrets")).await.ok();
     let path = api.core(&format!("secrets?watch=1&timeoutSeconds=1&resourceVersion={}", version(&list)));
     assert_eq!(api.watch(&path).await.next().await, None);
 }
 
-pub async fn tables_are_watched_row_by_row(api: &Api) {
+pub(crate) async fn tables_are_watched_row_by_row(api: &Api) {
     let path = api.core("configmaps");
     let list = api.get(&path).await.ok();
     let mut lines = api.watch_as(&format!("{path}?watch=1&resourceVersion={}", version(&list)), TABLE).await;
