@@ -114,6 +114,8 @@ struct Run<'a> {
     singly: usize,
     watch: Option<WatchStream>,
     newest: Revision,
+    /// Cluster id of the store that was written to, as of the last look.
+    store: Option<u64>,
 }
 
 impl SyncWriter {
@@ -227,6 +229,7 @@ impl SyncWriter {
             singly: 0,
             watch: None,
             newest: Revision::default(),
+            store: None,
         };
         match stop.run_until_cancelled(run.work()).await {
             None => Ok(()),
@@ -303,6 +306,7 @@ impl Run<'_> {
         self.leases.clear();
         self.canary_lease = LeaseId::NONE;
         self.newest = Revision::default();
+        self.store = None;
         self.shared.set().all_lost();
     }
 
@@ -326,6 +330,9 @@ impl Run<'_> {
         if self.watch.is_none() {
             self.look().await?;
             self.shared.publish(|status| status.last_error = None);
+            if self.shared.set().step() != Step::Idle {
+                return Ok(());
+            }
         }
         let Some(watch) = self.watch.as_mut() else { return Ok(()) };
         let timer = self.keep_alive_at;
@@ -358,9 +365,12 @@ impl Run<'_> {
     /// Makes sure that the store is still the one that was written to, and watches for news of our keys.
     async fn look(&mut self) -> Result<(), Error> {
         let status = self.client.status().await?;
-        if status.revision < self.newest {
+        // Another writer with the same client may have been told of the change, which only one is.
+        let other = self.store.is_some_and(|store| store != status.cluster_id);
+        if other || status.revision < self.newest {
             self.start_over();
         }
+        self.store = Some(status.cluster_id);
         for lease in self.leases.ids() {
             self.renew(lease).await?;
         }
