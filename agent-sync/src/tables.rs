@@ -1,5 +1,7 @@
 //! All that the agent knows, and how it changes. Pure: the time is an argument.
 
+mod view;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -11,6 +13,10 @@ use crate::local::OwnNode;
 use crate::rejected::{Rejected, RejectedKey};
 use crate::services::{LocalService, LocalSlice, ServiceName, ServiceTable};
 use mesh_observe::{ClusterEvent, Event, Item, ItemKey, KINDS, Standing, StoreEvent};
+
+pub use view::{ClusterView, KindView, KubeView, StoreView, ViewState};
+
+use view::stale;
 
 /// What the local Kubernetes API says.
 #[derive(Debug)]
@@ -64,111 +70,6 @@ impl LocalKind {
             LocalKind::Node => "Node",
         }
     }
-}
-
-/// How a watch of the local Kubernetes API stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct KubeView {
-    /// The first list was complete.
-    pub listed: bool,
-    /// It is listed and followed right now.
-    pub live: bool,
-    /// What is wrong.
-    pub error: Option<String>,
-}
-
-/// How far the view of one kind of one cluster is to be trusted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ViewState {
-    /// The first list is not complete.
-    #[default]
-    NeverSynced,
-    /// Complete and followed.
-    Synced,
-    /// Complete as of then; not followed since.
-    StaleSince(Timestamp),
-}
-
-/// The view of one kind of one cluster.
-#[derive(Clone, Debug, Default)]
-pub struct KindView {
-    /// How far it is to be trusted.
-    pub state: ViewState,
-    /// Accepted values in effect.
-    pub entries: usize,
-    /// Withdrawals that are held back.
-    pub withheld: usize,
-    /// When something last came.
-    pub heard: Option<Timestamp>,
-    /// Why contact was lost.
-    pub error: Option<String>,
-}
-
-/// One other cluster.
-#[derive(Clone, Debug)]
-pub struct ClusterView {
-    /// How it stands; its last accepted standing is kept beside an absence.
-    pub standing: Standing,
-    /// Its id, once it was accepted.
-    pub id: Option<u32>,
-    /// When it is dropped, if its configuration is absent.
-    pub dropped_at: Option<Timestamp>,
-    /// Its kinds.
-    pub kinds: BTreeMap<Resource, KindView>,
-    /// How often contact was lost.
-    pub failures: u64,
-    /// When it was lost last.
-    pub last_failure: Option<Timestamp>,
-}
-
-impl ClusterView {
-    fn new(standing: Standing) -> Self {
-        ClusterView {
-            standing,
-            id: None,
-            dropped_at: None,
-            kinds: BTreeMap::new(),
-            failures: 0,
-            last_failure: None,
-        }
-    }
-
-    /// It is followed, also while its configuration is absent.
-    pub fn is_followed(&self) -> bool {
-        !matches!(self.standing, Standing::Refused(_))
-    }
-
-    /// All kinds were complete once.
-    pub fn was_synced(&self) -> bool {
-        self.kinds_in(|state| state != ViewState::NeverSynced)
-    }
-
-    /// Accepted, and all kinds are complete and followed.
-    pub fn is_ready(&self) -> bool {
-        matches!(self.standing, Standing::Accepted { .. })
-            && self.kinds_in(|state| state == ViewState::Synced)
-    }
-
-    fn kinds_in(&self, good: impl Fn(ViewState) -> bool) -> bool {
-        KINDS.iter().all(|kind| self.kinds.get(kind).is_some_and(|view| good(view.state)))
-    }
-}
-
-/// The connection to the local store.
-#[derive(Clone, Debug, Default)]
-pub struct StoreView {
-    /// A store answers.
-    pub connected: bool,
-    /// Its cluster id.
-    pub id: Option<u64>,
-    /// Since when it is connected or not.
-    pub since: Option<Timestamp>,
-    /// Its clusters were named once.
-    pub listed: bool,
-    /// It has the own cluster's configuration.
-    pub own_config: bool,
-    /// Why contact was lost.
-    pub error: Option<String>,
 }
 
 /// All that the agent knows.
@@ -499,14 +400,6 @@ impl Tables {
 
 fn rejected_key(cluster: &ClusterName, kind: Resource, key: &[u8]) -> RejectedKey {
     RejectedKey { cluster: cluster.to_string(), kind: kind.word(), key: key.escape_ascii().to_string() }
-}
-
-/// A view that was complete is stale from now on, unless it already is.
-fn stale(state: ViewState, now: Timestamp) -> ViewState {
-    match state {
-        ViewState::Synced => ViewState::StaleSince(now),
-        ViewState::NeverSynced | ViewState::StaleSince(_) => state,
-    }
 }
 
 #[cfg(test)]
