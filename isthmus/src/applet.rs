@@ -6,14 +6,20 @@ use std::path::Path;
 /// A name and what its subcommands are called here.
 struct Applet {
     name: &'static str,
+    /// The command that all of its arguments are for.
+    command: &'static [&'static str],
     subcommands: &'static [(&'static str, &'static str)],
 }
 
 /// Names of Cilium's chart (docs: `clustermesh-apiserver` of the Deployment template).
-const APPLETS: &[Applet] = &[Applet {
-    name: "clustermesh-apiserver",
-    subcommands: &[("clustermesh", "clustermesh-apiserver"), ("kvstoremesh", "kvstoremesh")],
-}];
+const APPLETS: &[Applet] = &[
+    Applet {
+        name: "clustermesh-apiserver",
+        command: &[],
+        subcommands: &[("clustermesh", "clustermesh-apiserver"), ("kvstoremesh", "kvstoremesh")],
+    },
+    Applet { name: "etcd", command: &["store", "etcd"], subcommands: &[] },
+];
 
 /// Turns a call by another name into the same call of `isthmus`; all else passes unchanged.
 pub(crate) fn rewrite(mut args: Vec<OsString>) -> Vec<OsString> {
@@ -28,6 +34,7 @@ pub(crate) fn rewrite(mut args: Vec<OsString>) -> Vec<OsString> {
     {
         *given = OsString::from(ours);
     }
+    args.splice(1..1, applet.command.iter().map(OsString::from));
     args
 }
 
@@ -46,6 +53,7 @@ mod tests {
                 "/usr/bin/clustermesh-apiserver clustermesh-apiserver --x",
             ),
             ("mirror", "clustermesh-apiserver kvstoremesh", "clustermesh-apiserver kvstoremesh"),
+            ("store", "/usr/bin/etcd --name=x", "/usr/bin/etcd store etcd --name=x"),
             ("flag only", "clustermesh-apiserver --help", "clustermesh-apiserver --help"),
             ("nothing at all", "", ""),
         ];

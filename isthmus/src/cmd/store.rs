@@ -7,11 +7,14 @@ use crate::out;
 use anyhow::Context as _;
 use kvstore::server::{Listen, Server, ServerConfig, ServerLimits, ServerTls};
 use kvstore::{AutoCompaction, Image, Store, StoreConfig, auth::Auth};
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 use tracing::{info, warn};
+
+mod etcd;
 
 const SPEC: Spec = Spec { name: "store", metrics_prefix: "isthmus_store", health_port: 9882 };
 
@@ -26,6 +29,13 @@ pub(crate) struct Args {
 enum Command {
     /// Keep the cluster's state in memory and serve it as an etcd v3 server over mutual TLS.
     Serve(Box<Serve>),
+    /// The same by etcd's flags; what this program does when it is started as `etcd`.
+    #[command(disable_help_flag = true)]
+    Etcd {
+        /// etcd's flags.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAG")]
+        flags: Vec<OsString>,
+    },
     /// Make the directory of a durable store from a snapshot that `etcdctl snapshot save` took of a store.
     Restore(Restore),
 }
@@ -168,7 +178,14 @@ impl Args {
     /// Serves until it is asked to stop.
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         match self.command {
-            Command::Serve(serve) => serve.run(),
+            Command::Serve(serve) => {
+                let compaction = serve.compaction();
+                serve.run(compaction, &[])
+            }
+            Command::Etcd { flags } => {
+                let translated = etcd::translate(&flags)?;
+                translated.serve.run(translated.compaction, &translated.ignored)
+            }
             Command::Restore(restore) => restore.run(),
         }
     }
@@ -192,13 +209,19 @@ impl Restore {
 }
 
 impl Serve {
-    fn run(self) -> anyhow::Result<Exit> {
-        let config = self.config()?;
-        let compaction = match self.auto_compaction_retention {
+    fn compaction(&self) -> AutoCompaction {
+        match self.auto_compaction_retention {
             Duration::ZERO => AutoCompaction::Off,
             retention => AutoCompaction::Periodic(retention),
-        };
+        }
+    }
+
+    fn run(self, compaction: AutoCompaction, ignored: &[String]) -> anyhow::Result<Exit> {
+        let config = self.config()?;
         daemon::run(&SPEC, &self.daemon, async |daemon| {
+            if !ignored.is_empty() {
+                info!(flags = ignored.join(" "), "flags of etcd without effect");
+            }
             let settings = StoreConfig { auto_compaction: compaction, ..StoreConfig::default() };
             let store = match (&self.data_dir, self.durable) {
                 (Some(dir), true) => Store::durable(settings, dir).context("open the durable store")?,
@@ -305,7 +328,7 @@ mod tests {
     fn config(args: &[&str]) -> anyhow::Result<ServerConfig> {
         match Cli::try_parse_from(["store", "serve"].iter().chain(args))?.args.command {
             Command::Serve(serve) => serve.config(),
-            Command::Restore(_) => unreachable!("the command is serve"),
+            Command::Etcd { .. } | Command::Restore(_) => unreachable!("the command is serve"),
         }
     }
 

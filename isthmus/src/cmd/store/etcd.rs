@@ -1,0 +1,211 @@
+//! Started as `etcd`: the flags that Cilium's chart passes to it, in etcd's forms.
+
+use super::Serve;
+use crate::exit::Usage;
+use clap::Parser;
+use kvstore::AutoCompaction;
+use std::ffi::OsString;
+use std::time::Duration;
+
+/// Flags that mean the same here.
+const SAME: &[&str] = &[
+    "advertise-client-urls",
+    "auth-token-ttl",
+    "cert-file",
+    "data-dir",
+    "key-file",
+    "listen-client-urls",
+    "listen-metrics-urls",
+    "log-level",
+    "max-concurrent-streams",
+    "max-request-bytes",
+    "max-txn-ops",
+    "name",
+    "quota-backend-bytes",
+    "trusted-ca-file",
+    "watch-progress-notify-interval",
+];
+
+/// Flags that say nothing to a store of one member in memory.
+const IGNORED: &[&str] = &[
+    "auth-token",
+    "backend-batch-interval",
+    "backend-batch-limit",
+    "backend-bbolt-freelist-type",
+    "bcrypt-cost",
+    "cipher-suites",
+    "compaction-batch-limit",
+    "cors",
+    "election-timeout",
+    "enable-grpc-gateway",
+    "enable-log-rotation",
+    "enable-pprof",
+    "enable-v2",
+    "feature-gates",
+    "force-new-cluster",
+    "grpc-keepalive-interval",
+    "grpc-keepalive-min-time",
+    "grpc-keepalive-timeout",
+    "heartbeat-interval",
+    "host-whitelist",
+    "initial-advertise-peer-urls",
+    "initial-cluster",
+    "initial-cluster-state",
+    "initial-cluster-token",
+    "initial-election-tick-advance",
+    "listen-peer-urls",
+    "log-format",
+    "log-outputs",
+    "logger",
+    "max-snapshots",
+    "max-wals",
+    "metrics",
+    "peer-auto-tls",
+    "peer-cert-file",
+    "peer-client-cert-auth",
+    "peer-key-file",
+    "peer-trusted-ca-file",
+    "pre-vote",
+    "snapshot-count",
+    "socket-reuse-address",
+    "socket-reuse-port",
+    "strict-reconfig-check",
+    "tls-max-version",
+    "tls-min-version",
+    "unsafe-no-fsync",
+    "wal-dir",
+];
+
+/// What etcd's flags come to.
+#[derive(Debug)]
+pub(super) struct Translated {
+    pub(super) serve: Serve,
+    pub(super) compaction: AutoCompaction,
+    /// Flags without effect, for the log.
+    pub(super) ignored: Vec<String>,
+}
+
+/// Arguments of `isthmus store serve`, as a command of its own.
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(flatten)]
+    serve: Serve,
+}
+
+/// Reads etcd's command line: one dash or two, `--flag=value` or `--flag value`, switches bare or `=true`.
+pub(super) fn translate(flags: &[OsString]) -> anyhow::Result<Translated> {
+    let mut ours: Vec<String> = vec!["etcd".to_owned()];
+    let mut ignored = Vec::new();
+    let (mut mode, mut retention) = ("periodic".to_owned(), "0".to_owned());
+    let mut verify_clients = false;
+    let mut flags = flags.iter().map(|flag| flag.to_string_lossy().into_owned()).peekable();
+    while let Some(flag) = flags.next() {
+        let Some(body) = flag.strip_prefix("--").or_else(|| flag.strip_prefix('-')) else {
+            return Err(Usage::error(format!("{flag:?}: expected a flag of etcd")));
+        };
+        let (name, value) = match body.split_once('=') {
+            Some((name, value)) => (name.to_owned(), value.to_owned()),
+            None => {
+                let value = flags.next_if(|next| !next.starts_with('-'));
+                (body.to_owned(), value.unwrap_or_else(|| "true".to_owned()))
+            }
+        };
+        let name = name.strip_prefix("experimental-").unwrap_or(&name);
+        match name {
+            "client-cert-auth" => verify_clients = value == "true",
+            "auto-compaction-mode" => mode = value,
+            "auto-compaction-retention" => retention = value,
+            // etcd's 0 is its default.
+            "quota-backend-bytes" if value == "0" => {}
+            same if SAME.contains(&same) => ours.push(format!("--{same}={value}")),
+            other if IGNORED.contains(&other) => ignored.push(other.to_owned()),
+            _ => return Err(Usage::error(format!("{flag:?}: not a flag of etcd that is known here"))),
+        }
+    }
+    let has = |name: &str| ours.iter().any(|flag| flag.starts_with(name));
+    if has("--trusted-ca-file") && !verify_clients {
+        return Err(Usage::error(
+            "--trusted-ca-file needs --client-cert-auth: clients are always verified here",
+        ));
+    }
+    if !has("--listen-client-urls") {
+        ours.push("--listen-client-urls=http://localhost:2379".to_owned());
+    }
+    let serve = Cli::try_parse_from(ours).map_err(Usage::error)?.serve;
+    Ok(Translated { serve, compaction: compaction(&mode, &retention)?, ignored })
+}
+
+/// etcd's two flags about compaction: a bare number is hours or, by `revision`, revisions.
+fn compaction(mode: &str, retention: &str) -> anyhow::Result<AutoCompaction> {
+    let wrong =
+        || Usage::error(format!("--auto-compaction-retention={retention}: expected a number or a duration"));
+    let number = retention.parse::<u32>().ok();
+    match (mode, number) {
+        (_, Some(0)) => Ok(AutoCompaction::Off),
+        ("periodic", Some(hours)) => Ok(AutoCompaction::Periodic(Duration::from_secs(3600) * hours)),
+        ("periodic", None) => {
+            let age = crate::duration::parse_positive(retention).map_err(|_no_duration| wrong())?;
+            Ok(AutoCompaction::Periodic(age))
+        }
+        ("revision", Some(revisions)) => Ok(AutoCompaction::Revisions(revisions.into())),
+        ("revision", None) => Err(wrong()),
+        _ => Err(Usage::error(format!("--auto-compaction-mode={mode}: expected periodic or revision"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(line: &str) -> anyhow::Result<Translated> {
+        translate(&line.split_whitespace().map(OsString::from).collect::<Vec<_>>())
+    }
+
+    /// What the chart of Cilium 1.19 passes.
+    const CHART: &str = "--data-dir=/var/run/etcd --name=clustermesh-apiserver --client-cert-auth \
+        --trusted-ca-file=/var/lib/etcd-secrets/ca.crt --cert-file=/var/lib/etcd-secrets/tls.crt \
+        --key-file=/var/lib/etcd-secrets/tls.key --listen-client-urls=https://127.0.0.1:2379,https://10.0.0.5:2379 \
+        --advertise-client-urls=https://10.0.0.5:2379 --initial-cluster-token=clustermesh-apiserver \
+        --auto-compaction-retention=1 --enable-grpc-gateway=false --listen-metrics-urls=http://0.0.0.0:9963 \
+        --metrics=basic";
+
+    #[test]
+    fn the_charts_command_line_is_understood() {
+        let translated = of(CHART).unwrap();
+        assert_eq!(translated.ignored, ["initial-cluster-token", "enable-grpc-gateway", "metrics"]);
+        assert_eq!(translated.compaction, AutoCompaction::Periodic(Duration::from_secs(3600)));
+        let config = translated.serve.config().unwrap();
+        assert_eq!((config.listen.len(), config.listen_metrics.len()), (2, 1));
+        assert_eq!(config.name, "clustermesh-apiserver");
+        assert!(config.tls.is_some());
+    }
+
+    #[test]
+    fn flags_come_in_etcds_forms() {
+        let translated =
+            of("-name x --max-txn-ops 7 --pre-vote -listen-client-urls=http://127.0.0.1:1").unwrap();
+        let config = translated.serve.config().unwrap();
+        assert_eq!((config.name.as_str(), config.limits.txn_operations), ("x", 7));
+        for (flags, expected) in [
+            ("", AutoCompaction::Off),
+            ("--auto-compaction-retention=10m", AutoCompaction::Periodic(Duration::from_secs(600))),
+            ("--auto-compaction-mode=revision --auto-compaction-retention=5", AutoCompaction::Revisions(5)),
+        ] {
+            assert_eq!(of(flags).unwrap().compaction, expected, "{flags}");
+        }
+    }
+
+    #[test]
+    fn what_etcd_does_not_have_stops_the_start() {
+        for wrong in [
+            "--no-such-flag=1",
+            "word",
+            "--max-txn-ops=many",
+            "--auto-compaction-retention=x",
+            "--auto-compaction-mode=x --auto-compaction-retention=1",
+            "--trusted-ca-file=a --cert-file=b --key-file=c",
+        ] {
+            assert!(of(wrong).is_err(), "{wrong}");
+        }
+    }
+}
