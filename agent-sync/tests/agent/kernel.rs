@@ -234,7 +234,7 @@ impl<'scope> Remote<'scope> {
 
     async fn stop(mut self) {
         drop(self.bed.take().unwrap().stop().await);
-        drop(self.stop.send(()));
+        self.stop.send(()).unwrap();
         self.thread.join().unwrap();
     }
 }
