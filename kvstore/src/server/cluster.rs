@@ -1,4 +1,4 @@
-//! The service `Cluster`: one member, for ever.
+//! The service `Cluster`: one member, for ever. Its headers have no revision, as in etcd.
 
 use futures::future::BoxFuture;
 use tonic::Status;
@@ -27,7 +27,7 @@ fn list(
     _: pb::MemberListRequest,
 ) -> Result<pb::MemberListResponse, Status> {
     shared.require_user(caller)?;
-    Ok(pb::MemberListResponse { header: Some(shared.header_now()), members: vec![shared.member()] })
+    Ok(pb::MemberListResponse { header: Some(shared.header(0)), members: vec![shared.member()] })
 }
 
 /// There is no second member to add: etcd's answer to a change that would cost the quorum.
@@ -68,7 +68,7 @@ fn update(
         return Err(status::member_not_found());
     }
     // Peers there are none, so their URLs change nothing.
-    Ok(pb::MemberUpdateResponse { header: Some(shared.header_now()), members: vec![shared.member()] })
+    Ok(pb::MemberUpdateResponse { header: Some(shared.header(0)), members: vec![shared.member()] })
 }
 
 fn promote(
