@@ -133,6 +133,12 @@ impl Api {
         }
     }
 
+    /// Whether the store has come to a revision. The cache may not have, a moment later than the store.
+    async fn has_reached(&self, revision: i64) -> Result<bool> {
+        let seen = *self.cache.news().borrow();
+        Ok(revision <= seen || revision <= self.store.status().await?.revision.0)
+    }
+
     /// What all Services hold.
     async fn taken(&self) -> Result<std::collections::BTreeSet<String>> {
         let page = self.store.list(&KeyRange::prefix(CLAIMS.as_bytes()), 0, None).await?;

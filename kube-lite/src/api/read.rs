@@ -50,7 +50,7 @@ impl Api {
     ) -> Result<List> {
         let selector = Selector::read(&query.labels, &query.fields, &resource.selectable)?;
         let mut range = self.range(resource, namespace, &selector);
-        let mut at = self.list_revision(query)?;
+        let mut at = self.list_revision(query).await?;
         if !query.next.is_empty() {
             let (revision, last) = self.read_token(&query.next)?;
             at = Some(Revision(revision));
@@ -97,7 +97,7 @@ impl Api {
         }
     }
 
-    fn list_revision(&self, query: &Query) -> Result<Option<Revision>> {
+    async fn list_revision(&self, query: &Query) -> Result<Option<Revision>> {
         let version = query.resource_version.as_str();
         if matches!(version, "" | "0") {
             return Ok(None);
@@ -105,11 +105,8 @@ impl Api {
         let revision = self.epoch.revision(version);
         let revision =
             revision.ok_or_else(|| Failure::bad_request(format!("invalid resourceVersion {version:?}")))?;
-        let known = *self.cache.news().borrow();
-        if revision > known && query.version_match != "Exact" {
-            let message =
-                format!("Too large resource version: {version}, current: {}", self.epoch.version(known));
-            return Err(Failure::timeout(message));
+        if !self.has_reached(revision).await? {
+            return Err(Failure::timeout(format!("Too large resource version: {version}")));
         }
         if query.version_match != "Exact" {
             return Ok(None);

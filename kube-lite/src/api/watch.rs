@@ -88,7 +88,7 @@ impl Api {
             revision.ok_or_else(|| Failure::bad_request(format!("invalid resourceVersion {version:?}")))?
         };
         // A version that is not there yet is of another store, as one from before it is.
-        if after < 1 || after > known || self.cache.after(after, "\0").is_err() {
+        if after < 1 || !self.has_reached(after).await? || self.cache.after(after, "\0").is_err() {
             return Err(too_old(version, &self.epoch.version(known)));
         }
         Ok(WatchStart { after, initial: Vec::new(), bookmark_after_initial: false })
