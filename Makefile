@@ -28,6 +28,13 @@ CRATES_WITH_BENCHES := $(patsubst %/benches,%,$(wildcard */benches))
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+.PHONY: demo
+demo: ## clusters on this machine, joined, with what to look at and to try; CHECK=1 tries it all and ends, CLUSTERS=3
+	@.ci/deps
+	$(CARGO) build -p isthmus
+	$(CARGO) build -p e2e --bin demo
+	@$(WITH_TOOLS) $(AS_ADMIN) target/debug/demo --clusters=$(or $(CLUSTERS),2) $(if $(CHECK),--check)
+
 .PHONY: test
 test: ## all of it, from a clean clone: what is missing on the machine first, then as `make check`
 	@.ci/steps deps tools fmt-check unused clippy doc deny unit e2e
