@@ -133,11 +133,12 @@ impl Observer {
             ended
         };
         let consume = async {
+            let mut listed = false;
             loop {
                 let deadline = self.directory.next_deadline();
                 tokio::select! {
                     batch = changes.recv() => match batch {
-                        Some(batch) => self.consume(client, batch).await?,
+                        Some(batch) => self.consume(client, batch, &mut listed).await?,
                         None => return Ok(()),
                     },
                     () = sleep_until(deadline) => {
@@ -155,7 +156,13 @@ impl Observer {
         }
     }
 
-    async fn consume(&mut self, client: &dyn Client, batch: Vec<Change>) -> Result<(), Gone> {
+    /// `listed`: this connection has shown all configurations once.
+    async fn consume(
+        &mut self,
+        client: &dyn Client,
+        batch: Vec<Change>,
+        listed: &mut bool,
+    ) -> Result<(), Gone> {
         for change in batch {
             match change {
                 Change::Put { key, value, .. } => {
@@ -163,11 +170,15 @@ impl Observer {
                     self.carry_out(orders).await?;
                 }
                 Change::Delete { key } => {
-                    let evidence = evidence(client, &key).await;
+                    // What a store omits that is new is still being written to it, in whatever order.
+                    let evidence = if *listed { evidence(client, &key).await } else { Evidence::None };
                     let orders = self.directory.withdraw(&key, evidence, Instant::now());
                     self.carry_out(orders).await?;
                 }
-                Change::ListDone { .. } => self.tell(Event::Store(StoreEvent::Listed)).await?,
+                Change::ListDone { .. } => {
+                    *listed = true;
+                    self.tell(Event::Store(StoreEvent::Listed)).await?;
+                }
                 Change::Lost { error } => {
                     let error = Chain(&*error).to_string();
                     self.tell(Event::Store(StoreEvent::Lost(error))).await?;
@@ -225,8 +236,13 @@ async fn evidence(client: &dyn Client, key: &[u8]) -> Evidence {
     };
     let canaries = KeyRange::prefix(key::synced_prefix(&name));
     match client.list(&canaries, 1, None).await {
-        Ok(page) if !page.kvs.is_empty() => Evidence::Removed,
-        Ok(_) | Err(_) => Evidence::None,
+        Ok(page) if !page.kvs.is_empty() => {}
+        Ok(_) | Err(_) => return Evidence::None,
+    }
+    // Asked for last: canaries that came back meanwhile came with the configuration.
+    match client.get(key::cluster_config(&name).as_bytes()).await {
+        Ok(None) => Evidence::Removed,
+        Ok(Some(_)) | Err(_) => Evidence::None,
     }
 }
 
