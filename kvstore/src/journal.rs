@@ -1,4 +1,4 @@
-//! What a durable store wrote since its last image: a file of checked entries. Pure but for [`File`]'s own I/O.
+//! What a durable store wrote since its last image: a file of checked entries. Pure but for `disk`.
 //!
 //! ```text
 //!   entry: content length (4) │ sequence (8) │ CRC of these (4) │ CRC of the content (4) │ content
