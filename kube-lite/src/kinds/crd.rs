@@ -75,7 +75,7 @@ pub(super) fn validate(definition: &Value, old: Option<&Value>) -> Vec<Cause> {
         }
     }
     // Without a dot it could be `core`, which is where the core group is stored.
-    if !group.is_empty() && !(is_dns_subdomain(group) && group.contains('.')) {
+    if !group.is_empty() && (!is_dns_subdomain(group) || !group.contains('.')) {
         causes.push(Cause::invalid("spec.group", &group.into(), "should be a domain with at least one dot"));
     }
     if super::BUILT_IN.iter().any(|built_in| built_in.group == group && built_in.plural == plural) {

@@ -119,13 +119,13 @@ impl Api {
         path: &str,
         headers: &[(&str, &str)],
         body: Vec<u8>,
-    ) -> http::Response<Body> {
+    ) -> kube::Result<http::Response<Body>> {
         let mut request = http::Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let request = request.body(Body::from(body)).unwrap();
-        timeout(PATIENCE, self.client.send(request)).await.expect("the server does not answer").unwrap()
+        timeout(PATIENCE, self.client.send(request)).await.expect("the server does not answer")
     }
 
     pub(crate) async fn send(
@@ -135,7 +135,17 @@ impl Api {
         headers: &[(&str, &str)],
         body: Vec<u8>,
     ) -> Answer {
-        let response = self.response(method, path, headers, body).await;
+        self.try_send(method, path, headers, body).await.unwrap()
+    }
+
+    async fn try_send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> kube::Result<Answer> {
+        let response = self.response(method, path, headers, body).await?;
         let code = response.status().as_u16();
         let warnings = response
             .headers()
@@ -145,7 +155,7 @@ impl Api {
             .collect();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         let text = || String::from_utf8_lossy(&body).into_owned().into();
-        Answer { code, body: serde_json::from_slice(&body).unwrap_or_else(|_| text()), warnings }
+        Ok(Answer { code, body: serde_json::from_slice(&body).unwrap_or_else(|_| text()), warnings })
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
@@ -189,7 +199,7 @@ impl Api {
     }
 
     pub(crate) async fn watch_as(&self, path: &str, accept: &str) -> Lines {
-        let response = self.response("GET", path, &[("accept", accept)], Vec::new()).await;
+        let response = self.response("GET", path, &[("accept", accept)], Vec::new()).await.unwrap();
         assert_eq!(response.status().as_u16(), 200);
         Lines { body: response.into_body(), buffer: Vec::new() }
     }
@@ -198,9 +208,10 @@ impl Api {
     pub(crate) async fn until(&self, path: &str, so: impl Fn(&Answer) -> bool) -> Answer {
         let found = timeout(PATIENCE, async {
             loop {
-                let answer = self.get(path).await;
-                if so(&answer) {
-                    return answer;
+                // The original cuts connections while it takes in a changed definition.
+                match self.try_send("GET", path, &[], Vec::new()).await {
+                    Ok(answer) if so(&answer) => return answer,
+                    Ok(_) | Err(_) => {}
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
