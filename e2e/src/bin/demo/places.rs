@@ -25,6 +25,7 @@ impl Places {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).context("clean up"),
             _gone => fs::create_dir_all(&dir)?,
         }
+        fs::write(dir.join(OWNER), process::id().to_string())?;
         for member in scene.mesh().members() {
             place(&dir, member.name(), member.cluster().host().netns(), &control_plane(scene, member)?)?;
             for (index, node) in member.nodes().iter().enumerate() {
@@ -46,11 +47,18 @@ impl Places {
     }
 }
 
-/// Beside the directory of this program: `target/demo`.
+/// Holds the process id of the demo that a directory belongs to.
+const OWNER: &str = ".owner";
+
+/// Beside the directory of this program: `target/demo`, unless that belongs to another demo that still runs.
 fn directory() -> Result<PathBuf> {
     let program = env::current_exe().context("find this program")?;
     let target = program.ancestors().nth(2).context("this program lies in no target directory")?;
-    Ok(target.join("demo"))
+    let usual = target.join("demo");
+    let owner = fs::read_to_string(usual.join(OWNER)).unwrap_or_default();
+    let name = fs::read_to_string(format!("/proc/{}/comm", owner.trim())).unwrap_or_default();
+    let taken = name.trim() == "demo" && owner.trim() != process::id().to_string();
+    Ok(if taken { target.join(format!("demo-{}", process::id())) } else { usual })
 }
 
 /// What `kubectl` and `etcdctl` need to know at a control plane.

@@ -97,7 +97,7 @@ impl<'bed> Scene<'bed> {
     }
 
     fn dig(&self) -> Result<String> {
-        let exec = self.client().exec("dig").args(["+short", "+time=2", "+tries=1"]);
+        let exec = self.mesh.member(NAMES[0]).node().exec("dig").args(["+short", "+time=2", "+tries=1"]);
         exec.arg(format!("@{}", self.dns())).arg(Self::NAME).stdout()
     }
 
@@ -135,7 +135,7 @@ impl<'bed> Scene<'bed> {
     /// Prints what each side sees.
     pub(crate) fn show(&self, out: &mut impl Write) -> Result<()> {
         writeln!(out, "\n{:8} {:>3}  {:12} {:24} {:18} pods", "cluster", "id", "node", "store", "services")?;
-        for member in self.mesh.members() {
+        for member in NAMES.iter().take(self.mesh.members().count()).map(|name| self.mesh.member(name)) {
             let cluster = member.cluster();
             let [services, _v6] = cluster.plan().service_cidrs();
             let [pods, _v6] = member.node().pod_cidrs();
