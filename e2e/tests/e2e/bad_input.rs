@@ -1,6 +1,7 @@
 //! Bad input: each gives one clear warning with its reason's code, counts in a metric, shows in the status, and disturbs
 //! nothing else.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -77,10 +78,8 @@ fn node(name: &str, cluster: &str, id: u32, address: &str) -> Value {
         "IPAddresses": [{"Type": "InternalIP", "IP": address}]})
 }
 
-fn identity_labels(cluster: &str) -> Value {
-    json!({"app": {"key": "app", "value": "x", "source": "k8s"},
-        "io.cilium.k8s.policy.cluster":
-            {"key": "io.cilium.k8s.policy.cluster", "value": cluster, "source": "k8s"}})
+fn identity_labels(cluster: &str) -> String {
+    format!("k8s:app=x;k8s:io.cilium.k8s.policy.cluster={cluster};")
 }
 
 fn ip(address: &str, id: u64) -> Value {
@@ -104,7 +103,9 @@ impl Peer {
         let etcdctl = Etcdctl::new(east.host().netns(), etcd.endpoint(), &ca, Some(&root)).unwrap();
         let peer = Self { etcdctl, _etcd: etcd };
         peer.put("cilium/state/nodes/v1/east/good", &node("good", "east", 2, "10.200.2.11"));
-        peer.put(&format!("cilium/state/identities/v1/id/{}", EAST + 1), &identity_labels("east"));
+        peer.etcdctl
+            .put(&format!("cilium/state/identities/v1/id/{}", EAST + 1), identity_labels("east"))
+            .unwrap();
         peer.put("cilium/state/ip/v1/default/10.72.1.11", &ip("10.72.1.11", EAST + 1));
         peer.put("cilium/state/services/v1/east/shop/good", &service("east", 2, "good", "10.72.1.11"));
         for kind in ["nodes", "identities", "ip", "services"] {
@@ -190,12 +191,12 @@ fn values_that_break_a_rule_are_skipped(mesh: &Mesh<'_>, peer: &Peer) {
             "nodes",
             "nodes/v1/east/ip".into(),
             node("ip", "east", 2, "10.200.2.300").to_string(),
-            "address-invalid",
+            "value-not-json",
         ),
-        ("identities", identity(65_536 + 9), identity_labels("east").to_string(), "identity-out-of-range"),
-        ("identities", identity(EAST + 9), identity_labels("west").to_string(), "identity-cluster-label"),
-        ("identities", identity(EAST + 10), "[".into(), "value-not-json"),
-        ("identities", "identities/v1/id/nine".into(), identity_labels("east").to_string(), "key-malformed"),
+        ("identities", identity(65_536 + 9), identity_labels("east"), "identity-out-of-range"),
+        ("identities", identity(EAST + 9), identity_labels("west"), "identity-cluster-label"),
+        ("identities", identity(EAST + 10), "no labels".into(), "identity-cluster-label"),
+        ("identities", "identities/v1/id/nine".into(), identity_labels("east"), "key-malformed"),
         (
             "ip",
             "ip/v1/default/10.72.1.300".into(),
@@ -227,32 +228,44 @@ fn values_that_break_a_rule_are_skipped(mesh: &Mesh<'_>, peer: &Peer) {
             service("east", 2, "ip", "10.72.1.300").to_string(),
             "address-invalid",
         ),
-        ("services", "services/v1/east/shop/null".into(), "null".into(), "value-not-json"),
+        ("services", "services/v1/east/shop/list".into(), "[1]".into(), "value-not-json"),
     ];
     for (_kind, key, value, _reason) in &cases {
         peer.etcdctl.put(&format!("cilium/state/{key}"), value.as_bytes()).unwrap();
     }
     // A key of cluster north under its own prefix in east's store belongs to nobody who is asked.
     peer.put("cilium/state/nodes/v1/north/stray", &node("stray", "north", 2, "10.200.2.14"));
+    let short = |key: &str| key.rsplit('/').next().unwrap_or_default().to_owned();
+    let expected: BTreeMap<_, _> =
+        cases.iter().map(|(kind, key, _value, reason)| (format!("{kind} {}", short(key)), *reason)).collect();
+    bed.eventually("all are rejected, each for its reason and with words", SOON, || {
+        let rejected = west.agent("rejected")?;
+        let text = |entry: &Value, field: &str| entry[field].as_str().unwrap_or_default().to_owned();
+        let rows = rejected["rejected"].as_array().context("no table")?.iter();
+        let found: BTreeMap<_, _> = rows
+            .filter(|row| row["cluster"] == "east" && text(row, "detail").len() > 10)
+            .map(|row| (format!("{} {}", text(row, "kind"), short(&text(row, "key"))), text(row, "reason")))
+            .collect();
+        let differs =
+            |(key, reason): &(&String, &&str)| found.get(*key).map(String::as_str) != Some(**reason);
+        let wrong: Vec<_> = expected.iter().filter(differs).collect();
+        ensure!(wrong.is_empty() && found.len() == expected.len(), "{wrong:#?} in {rejected:#}");
+        Ok(())
+    });
+    let log = west.log(Part::Agent(0)).unwrap();
     for (kind, key, _value, reason) in &cases {
-        let short = key.rsplit('/').next().unwrap();
-        bed.eventually(&format!("{key} is rejected as {reason}, in table, log and metric"), SOON, || {
-            let rejected = west.agent("rejected")?;
-            let rejected = rejected["rejected"].as_array().context("no table")?;
-            let found = rejected.iter().find(|entry| {
-                entry["kind"] == *kind && entry["key"].as_str().is_some_and(|key| key.ends_with(short))
-            });
-            let found = found.with_context(|| format!("{short} is not in {rejected:?}"))?;
-            ensure!(found["reason"] == *reason && found["cluster"] == "east", "{found}");
-            ensure!(found["detail"].as_str().is_some_and(|detail| detail.len() > 10), "no words: {found}");
-            let log = west.log(Part::Agent(0))?;
-            let lines = log.lines().filter(|line| line.contains(reason) && line.contains(short));
-            ensure!(lines.count() == 1, "{short} is not on exactly one line of the log");
+        let (of_kind, of_key) = (format!("kind=\"{kind}\""), format!("{}\" ", short(key)));
+        let warned = log.lines().filter(|line| {
+            line.contains("WARN")
+                && line.contains(reason)
+                && line.contains(&of_kind)
+                && line.contains(&of_key)
+        });
+        assert_eq!(warned.count(), 1, "{key} is on one line of the log:\n{log}");
+        bed.eventually(&format!("{reason} is counted"), SOON, || {
             let labels = ["target_cluster=\"east\"", &format!("reason=\"{reason}\"")];
-            ensure!(
-                west.metric(Part::Agent(0), "clustermesh_rejected_values_total", &labels)? >= 1.0,
-                "no count"
-            );
+            let counted = west.metric(Part::Agent(0), "clustermesh_rejected_values_total", &labels)?;
+            ensure!(counted >= 1.0, "{counted}");
             Ok(())
         });
     }
@@ -377,7 +390,9 @@ fn peers_that_cannot_be_used_are_named(bed: &Bed, mesh: &Mesh<'_>) {
                 "no count of {reason}"
             );
             let log = west.log(Part::Mirror)?;
-            ensure!(log.lines().any(|line| line.contains(reason) && line.contains(name)), "not in the log");
+            // Charts hand every cluster the configurations of all, its own too; that is no trouble.
+            let said = log.lines().any(|line| line.contains(reason) && line.contains(name));
+            ensure!(said || *reason == "cluster-is-local", "not in the log");
             Ok(())
         });
     }
