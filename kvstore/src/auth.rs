@@ -323,11 +323,9 @@ impl Auth {
             return Err(AuthError::InvalidManagement);
         }
         let grants = self.roles.get_mut(role).ok_or(AuthError::RoleNotFound)?;
-        let at = grants.partition_point(|had| had.range.start() < grant.range.start());
-        match grants.get_mut(at) {
-            // Like etcd, only the first of several ranges with one start is compared.
-            Some(had) if had.range == grant.range => had.access = grant.access,
-            Some(_) | None => {
+        match grants.iter_mut().find(|had| had.range == grant.range) {
+            Some(had) => had.access = grant.access,
+            None => {
                 let at = grants.partition_point(|had| had.range.start() <= grant.range.start());
                 grants.insert(at, grant);
             }

@@ -427,7 +427,7 @@ impl Store {
         };
         let mut keyspace = self.lock();
         // Refused when nothing changed since; there is nothing to do then.
-        if target > keyspace.compacted() && keyspace.compact(target).is_ok() {
+        if target > keyspace.compacted().max(0) && keyspace.compact(target).is_ok() {
             self.note(|| Entry::compacted(target));
             debug!(revision = target, "compacted");
         }
