@@ -79,10 +79,8 @@ impl Member<'_> {
         let answer = self.agent(table)?;
         let entries = answer.as_object().and_then(|object| object.values().find_map(Value::as_array));
         let entries = entries.with_context(|| format!("no array in {answer}"))?;
-        let is = |entry: &&Value| match &entry[field] {
-            Value::String(text) => text == value,
-            other => other.to_string() == value,
-        };
+        let printed = |found: &Value| found.as_str().map_or_else(|| found.to_string(), str::to_owned);
+        let is = |entry: &&Value| printed(&entry[field]) == value;
         let found = entries.iter().find(is).cloned();
         found.with_context(|| format!("{}: no entry with {field} {value} in {table}", self.name()))
     }

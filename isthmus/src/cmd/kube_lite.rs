@@ -97,7 +97,7 @@ impl Args {
         reached_by.extend(ServerName::dns("kubernetes.default.svc"));
         let host = match &reached_by[0] {
             ServerName::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),
-            name => name.to_string(),
+            name @ (ServerName::Dns(_) | ServerName::Ip(IpAddr::V4(_))) => name.to_string(),
         };
         let name: CommonName = "kube-lite".parse().map_err(anyhow::Error::msg)?;
         let serving = authority.issue(&Leaf::Server { name, reached_by }, now, YEAR)?;
