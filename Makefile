@@ -48,6 +48,7 @@ e2e: tools ## end to end: the built binary against real API servers, etcd and Co
 	$(CARGO) build -p isthmus
 	$(CARGO) test -p e2e --test e2e --no-run
 	$(WITH_TOOLS) $(AS_ADMIN) $(CARGO) test -p e2e --test e2e -- --test-threads=$(E2E_THREADS)
+	@$(MAKE) --no-print-directory demo CHECK=1
 
 .PHONY: bench
 bench: ## measurements; nothing fails by being slow

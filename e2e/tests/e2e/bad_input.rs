@@ -399,7 +399,7 @@ fn peers_that_cannot_be_used_are_named(bed: &Bed, mesh: &Mesh<'_>) {
     bed.always("east is mirrored as ever", Duration::from_secs(1), || good_entries(mesh));
     let printed = west.cluster().host().isthmus().unwrap().args(["kvstoremesh", "status"]).output().unwrap();
     assert_eq!(printed.status.code(), Some(3), "{printed:?}");
-    for (name, _text, reason) in peers.iter().chain(&files) {
+    for (name, _text, reason) in peers.iter().chain(&files).filter(|(name, ..)| *name != "west") {
         assert!(
             printed.stdout.contains(name) && printed.stdout.contains(reason),
             "{name}: {}",
