@@ -198,6 +198,38 @@ mod over_the_wire {
         running.stop().await;
     }
 
+    /// Only one of them is told by its call that the store is another one; all have to write again.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn writers_that_share_a_client_all_fill_a_replaced_store() {
+        let mut ours = bed::ours().await;
+        let client = Arc::new(EtcdClient::new(ours.reconnecting()).unwrap());
+        let prefixes: Vec<String> = (0..8).map(|number| format!("shared/{number}/")).collect();
+        let mut all = Vec::new();
+        for prefix in &prefixes {
+            let running =
+                Running::start(SyncWriter::new(config(prefix, None)), Arc::clone(&client) as Arc<dyn Client>);
+            running.writer.upsert("a", "1");
+            running.writer.synced();
+            within("the first life", running.writer.wait_synced()).await;
+            all.push(running);
+        }
+        for round in 0..3 {
+            ours.replace().await;
+            within(&format!("life {round}"), async {
+                for prefix in &prefixes {
+                    let key = format!("{prefix}a");
+                    while client_of(&ours, "client").get(key.as_bytes()).await.ok().flatten().is_none() {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                }
+            })
+            .await;
+        }
+        for running in all {
+            running.stop().await;
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_client_that_does_not_read_holds_up_nobody_and_is_told_where_to_go_on() {
         let ours = bed::ours().await;

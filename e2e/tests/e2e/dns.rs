@@ -148,3 +148,37 @@ fn coredns_delegates_the_zone_by_its_forward_plugin() {
         bed.eventually("CoreDNS hands on the answer", SOON, || expect(&theirs, &server, arguments, expected));
     }
 }
+
+#[test]
+fn without_an_api_server_no_name_is_denied() {
+    let bed =
+        Bed::builder("dns-alone").with(ClusterSpec::new("west", 1).without_kubernetes()).start().unwrap();
+    let cluster = bed.cluster("west");
+    let node = cluster.node("worker-1").unwrap();
+    let kubeconfig = bed.dir().join("kubeconfig");
+    let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "none",
+        "clusters": [{"name": "none", "cluster": {"server": cluster.api_address()}}],
+        "contexts": [{"name": "none", "context": {"cluster": "none", "user": "none"}}],
+        "users": [{"name": "none", "user": {"token": "none"}}]});
+    fs::write(&kubeconfig, config.to_string()).unwrap();
+    let spec = DaemonSpec::isthmus("dns")
+        .unwrap()
+        .arg(format!("--listen={}:53", node.address()))
+        .arg("--kubeconfig")
+        .arg(&kubeconfig)
+        .arg("--health-listen=127.0.0.1:9880")
+        .ready_at(([127, 0, 0, 1], 9880));
+    let dns = node.host().daemon(spec).unwrap();
+    let server = node.address().to_string();
+    for arguments in
+        [&["cart.shop.svc.clusterset.local", "A"][..], &["+tcp", "cart.shop.svc.clusterset.local", "A"]]
+    {
+        bed.eventually("nobody knows which names exist", SOON, || {
+            expect(&node, &server, arguments, "SERVFAIL")
+        });
+    }
+    bed.always("it stays so", Duration::from_secs(1), || {
+        expect(&node, &server, &["none.shop.svc.clusterset.local", "A"], "SERVFAIL")
+    });
+    assert!(dns.health("/readyz").is_err(), "not ready");
+}
