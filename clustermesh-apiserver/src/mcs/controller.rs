@@ -10,7 +10,7 @@ use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Pre
 use kube::{Api, Client};
 use kube_watch::{DecodeError, Event, ObjectKey, RawObject, Resource, WatchOptions, watch};
 use mesh_runtime::{Backoff, Retry, jitter};
-use mesh_types::{ClusterName, Reason, Rejection, ServiceExport};
+use mesh_types::{ClusterName, ClusterService, Reason, Rejection, ServiceExport};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch as status_channel};
 use tokio::time::{Instant, sleep_until};
@@ -65,9 +65,25 @@ pub enum RemoteEvent {
         /// Name of the service.
         name: String,
     },
+    /// A cluster offers these backends of a derived Service from now on.
+    Offered {
+        /// The cluster.
+        cluster: ClusterName,
+        /// The service with its backends.
+        service: Box<ClusterService>,
+    },
+    /// A cluster offers no backends of a service any more.
+    OfferWithdrawn {
+        /// The cluster.
+        cluster: ClusterName,
+        /// Namespace of the service.
+        namespace: String,
+        /// Name of the service.
+        name: String,
+    },
     /// A cluster left the mesh.
     ClusterGone(ClusterName),
-    /// All exports of a cluster are known. Until then no import that the cluster takes part in changes.
+    /// All exports and services of a cluster are known. Until then no import that the cluster takes part in changes.
     Read(ClusterName),
     /// Clusters that were not read by now are not waited for any more.
     WaitedEnough,
@@ -265,6 +281,13 @@ impl Controller {
             }
             Input::Remote(RemoteEvent::Withdrawn { cluster, namespace, name }) => {
                 world.set_remote(&cluster, ObjectKey::new(&namespace, &name), None)
+            }
+            Input::Remote(RemoteEvent::Offered { cluster, service }) => {
+                let key = ObjectKey::new(&service.namespace, &service.name);
+                world.set_remote_service(&cluster, &key, Some(*service))
+            }
+            Input::Remote(RemoteEvent::OfferWithdrawn { cluster, namespace, name }) => {
+                world.set_remote_service(&cluster, &ObjectKey::new(&namespace, &name), None)
             }
             Input::Remote(RemoteEvent::ClusterGone(cluster)) => world.remove_cluster(&cluster),
             Input::Remote(RemoteEvent::Read(cluster)) => world.set_read(&cluster),

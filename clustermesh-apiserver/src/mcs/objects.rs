@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube_watch::ObjectKey;
 use mesh_types::annotation::GLOBAL;
-use mesh_types::{ClusterName, ExportPort, derived_name};
+use mesh_types::{ClusterName, ClusterService, ExportPort, derived_name};
 use serde_json::{Map, Value, json};
 
 use super::merge::{Merged, protocol};
@@ -24,9 +24,10 @@ pub(super) const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-b
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// Value of [`MANAGED_BY_LABEL`] on our copies of local slices; Cilium's agents and exporters know it.
 pub(super) const MANAGED_BY_LOCAL_MIRROR: &str = "endpointslice-local-mcsapi-controller.cilium.io";
+/// Value of [`MANAGED_BY_LABEL`] on slices with another cluster's endpoints; Cilium's agents and exporters pass them over.
+pub(super) const MANAGED_BY_MESH: &str = "endpointslice-mesh-controller.cilium.io";
 /// Makers of slices whose endpoints came from other clusters: copying them would send them round.
-pub(super) const EXCLUDED_FROM_MIRROR: [&str; 2] =
-    ["endpointslice-mesh-controller.cilium.io", MANAGED_BY_LOCAL_MIRROR];
+pub(super) const EXCLUDED_FROM_MIRROR: [&str; 2] = [MANAGED_BY_MESH, MANAGED_BY_LOCAL_MIRROR];
 
 /// A kind that the controller writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -178,16 +179,7 @@ pub(super) fn mirrored_slice(
     let derived = derived_name(&key.namespace, &key.name);
     let source_name = source.pointer("/metadata/name")?.as_str()?;
     let suffix = source_name.strip_prefix(&format!("{}-", key.name)).unwrap_or(source_name);
-    let mut labels = merged.labels.clone();
-    labels.extend([
-        (SERVICE_NAME_LABEL.to_owned(), derived.clone()),
-        (MCS_SERVICE_LABEL.to_owned(), key.name.to_string()),
-        (SOURCE_CLUSTER_LABEL.to_owned(), cluster.to_string()),
-        (MANAGED_BY_LABEL.to_owned(), MANAGED_BY_LOCAL_MIRROR.to_owned()),
-    ]);
-    if merged.headless {
-        labels.insert(HEADLESS_LABEL.to_owned(), String::new());
-    }
+    let labels = slice_labels(key, merged, cluster, MANAGED_BY_LOCAL_MIRROR);
     Some(json!({
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
@@ -204,6 +196,26 @@ pub(super) fn mirrored_slice(
     }))
 }
 
+/// Labels of a slice that belongs to the derived Service and holds endpoints of `cluster`.
+fn slice_labels(
+    key: &ObjectKey,
+    merged: &Merged,
+    cluster: &ClusterName,
+    managed_by: &str,
+) -> BTreeMap<String, String> {
+    let mut labels = merged.labels.clone();
+    labels.extend([
+        (SERVICE_NAME_LABEL.to_owned(), derived_name(&key.namespace, &key.name)),
+        (MCS_SERVICE_LABEL.to_owned(), key.name.to_string()),
+        (SOURCE_CLUSTER_LABEL.to_owned(), cluster.to_string()),
+        (MANAGED_BY_LABEL.to_owned(), managed_by.to_owned()),
+    ]);
+    if merged.headless {
+        labels.insert(HEADLESS_LABEL.to_owned(), String::new());
+    }
+    labels
+}
+
 /// The slice's ports that the import offers with the number which the local Service gives them (KEP-1645, port merge).
 fn mirrored_ports(merged: &Merged, local: &LocalService, source: &[Value]) -> Vec<Value> {
     let offered = |slice_port: &Value| {
@@ -218,6 +230,74 @@ fn mirrored_ports(merged: &Merged, local: &LocalService, source: &[Value]) -> Ve
         Some(slice_port)
     };
     source.iter().filter_map(offered).collect()
+}
+
+/// Endpoints in one imported slice; as many as Kubernetes' own controller puts into one.
+const ENDPOINTS_PER_SLICE: usize = 100;
+
+/// The slices with the endpoints that another cluster offers of the derived Service: one family and one set of ports
+/// each. Node and zone are the cluster's name, as Cilium has it.
+pub(super) fn imported_slices(
+    key: &ObjectKey,
+    merged: &Merged,
+    cluster: &ClusterName,
+    service: &ClusterService,
+    derived_uid: &str,
+) -> Vec<Value> {
+    type Ports<'a> = Vec<(&'a str, &'a str, u16)>;
+    let mut groups: BTreeMap<(&str, Ports<'_>), Vec<Value>> = BTreeMap::new();
+    let offered = |name: &str, sort: &str| {
+        merged.ports.iter().any(|port| port_name(merged, port) == name && protocol(port) == sort)
+    };
+    for (address, ports) in &service.backends {
+        let family = if address.contains(':') { "IPv6" } else { "IPv4" };
+        let ports: Ports<'_> = ports
+            .iter()
+            .filter(|(name, port)| offered(name, &port.protocol))
+            .map(|(name, port)| (name.as_str(), port.protocol.as_str(), port.port))
+            .collect();
+        let wanted = merged.families.is_empty() || merged.families.iter().any(|allowed| allowed == family);
+        if !wanted || (ports.is_empty() && !merged.ports.is_empty()) {
+            continue;
+        }
+        let mut endpoint = json!({
+            "addresses": [address],
+            "conditions": {"ready": true, "serving": true, "terminating": false},
+            "nodeName": cluster,
+            "zone": cluster,
+        });
+        if let Some(hostname) = service.hostnames.get(address) {
+            endpoint["hostname"] = hostname.clone().into();
+        }
+        groups.entry((family, ports)).or_default().push(endpoint);
+    }
+    let derived = derived_name(&key.namespace, &key.name);
+    let labels = slice_labels(key, merged, cluster, MANAGED_BY_MESH);
+    let chunks = groups.iter().flat_map(|((family, ports), endpoints)| {
+        endpoints.chunks(ENDPOINTS_PER_SLICE).map(move |endpoints| (*family, ports, endpoints))
+    });
+    let slice = |(number, (family, ports, endpoints)): (usize, (&str, &Ports<'_>, &[Value]))| {
+        let ports: Vec<_> = ports
+            .iter()
+            .map(|(name, sort, port)| json!({"name": name, "protocol": sort, "port": port}))
+            .collect();
+        json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "namespace": &*key.namespace,
+                // The family is in the name because it can never change in a slice.
+                "name": format!("{derived}-mesh-{cluster}-{}-{number}", family.to_ascii_lowercase()),
+                "labels": labels,
+                "annotations": {},
+                "ownerReferences": owner("v1", "Service", &derived, derived_uid),
+            },
+            "addressType": family,
+            "endpoints": endpoints,
+            "ports": ports,
+        })
+    };
+    chunks.enumerate().map(slice).collect()
 }
 
 /// Kubernetes allows 253 bytes; slices are long before that only when their source's is, so cutting cannot clash often, and

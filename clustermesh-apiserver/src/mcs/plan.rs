@@ -11,7 +11,7 @@ use super::objects::{
     self, Action, Condition, Kind, MCS_SERVICE_LABEL, conditions, covers, derived_service, is_owned_by,
     mirrored_slice, overlay, uid,
 };
-use super::world::{LocalExport, ServiceKey, World};
+use super::world::{LocalExport, LocalSlice, ServiceKey, World};
 
 /// Requests to make now, in order. A plan goes one step at a time: what depends on an object that is yet to be created follows once the
 /// object has been seen.
@@ -174,16 +174,27 @@ impl Plan {
                 .map(|copy| (copy["metadata"]["name"].as_str().unwrap_or_default().to_owned(), copy))
                 .collect();
         }
+        let others = world.remote_services.get(&derived).into_iter().flatten();
+        let others =
+            others.filter(|(cluster, _)| **cluster != world.cluster && merged.clusters.contains(*cluster));
+        let imported = others.flat_map(|(cluster, service)| {
+            objects::imported_slices(key, merged, cluster, service, uid(whole))
+        });
+        slices.extend(
+            imported.map(|slice| (slice["metadata"]["name"].as_str().unwrap_or_default().to_owned(), slice)),
+        );
         self.slices(world, &derived, slices);
     }
 
-    /// Makes the copies that belong to `derived` those of `wanted`, by name.
+    /// Makes the slices that belong to `derived` those of `wanted`, by name.
     fn slices(&mut self, world: &World, derived: &ObjectKey, mut wanted: BTreeMap<String, Value>) {
-        for (name, slice) in
-            world.slices.get(derived).into_iter().flatten().filter(|(_, slice)| slice.mirrored)
+        let ours = |slice: &LocalSlice| slice.mirrored || slice.source_cluster.is_some();
+        for (name, slice) in world.slices.get(derived).into_iter().flatten().filter(|(_, slice)| ours(slice))
         {
             match wanted.remove(name) {
                 Some(wanted) => self.replace(Kind::Slice, &slice.whole, &wanted),
+                // What the cluster offers is not known yet, so nothing of it goes.
+                None if slice.source_cluster.as_ref().is_some_and(|cluster| !world.is_read(cluster)) => {}
                 None => self.actions.push(Action::Delete(
                     Kind::Slice,
                     ObjectKey::new(&derived.namespace, name),

@@ -1,5 +1,6 @@
 //! The exports of other clusters, from the local store's cache.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use tracing::{debug, warn};
 
 use super::RemoteEvent;
 
+/// What imports are made of.
+const KINDS: [Resource; 2] = [Resource::ServiceExports, Resource::Services];
 /// Batches between the observer and the controller; when it is full the observer waits.
 const QUEUE: usize = 16;
 /// Waits between attempts to reach the local store.
@@ -42,7 +45,7 @@ pub async fn follow(
     let (events_in, mut events) = mpsc::channel(QUEUE);
     let observed = ObserverSettings {
         local: settings.local,
-        kinds: vec![Resource::ServiceExports],
+        kinds: KINDS.to_vec(),
         absent_grace: settings.absent_grace,
         backoff: RECONNECT,
     };
@@ -50,6 +53,7 @@ pub async fn follow(
     let waited_enough = Instant::now() + settings.absent_grace;
     let translate = async {
         let mut waiting = true;
+        let mut synced = BTreeMap::new();
         loop {
             let batch = tokio::select! {
                 batch = events.recv() => batch,
@@ -62,7 +66,7 @@ pub async fn follow(
                 }
             };
             let Some(batch) = batch else { return };
-            for event in batch.into_iter().filter_map(translate) {
+            for event in batch.into_iter().filter_map(|event| translate(event, &mut synced)) {
                 if out.send(event).await.is_err() {
                     return;
                 }
@@ -73,10 +77,13 @@ pub async fn follow(
     observed
 }
 
+/// The kinds of each cluster that are known in full.
+type Synced = BTreeMap<ClusterName, BTreeSet<Resource>>;
+
 /// What an event means for imports; `None` if nothing.
-fn translate(event: Event) -> Option<RemoteEvent> {
+fn translate(event: Event, synced: &mut Synced) -> Option<RemoteEvent> {
     match event {
-        Event::Cluster(cluster, event) => of_cluster(cluster, event),
+        Event::Cluster(cluster, event) => of_cluster(cluster, event, synced),
         Event::Config { key, refused: Some(refused) } => {
             warn!(cluster = key, reason = %refused.reason, "{}", refused.detail);
             None
@@ -89,7 +96,7 @@ fn translate(event: Event) -> Option<RemoteEvent> {
     }
 }
 
-fn of_cluster(cluster: ClusterName, event: ClusterEvent) -> Option<RemoteEvent> {
+fn of_cluster(cluster: ClusterName, event: ClusterEvent, synced: &mut Synced) -> Option<RemoteEvent> {
     match event {
         ClusterEvent::Put { item: Item::ServiceExport(export), .. } => {
             Some(RemoteEvent::Exported { cluster, export })
@@ -98,8 +105,22 @@ fn of_cluster(cluster: ClusterName, event: ClusterEvent) -> Option<RemoteEvent> 
             let (namespace, name) = (service.namespace.to_string(), service.name.to_string());
             Some(RemoteEvent::Withdrawn { cluster, namespace, name })
         }
-        ClusterEvent::Synced(Resource::ServiceExports) => Some(RemoteEvent::Read(cluster)),
-        ClusterEvent::Removed => Some(RemoteEvent::ClusterGone(cluster)),
+        ClusterEvent::Put { item: Item::Service(service), .. } => {
+            Some(RemoteEvent::Offered { cluster, service })
+        }
+        ClusterEvent::Gone { item: Some(ItemKey::Service(service)), .. } => {
+            let (namespace, name) = (service.namespace.to_string(), service.name.to_string());
+            Some(RemoteEvent::OfferWithdrawn { cluster, namespace, name })
+        }
+        ClusterEvent::Synced(kind) => {
+            let kinds = synced.entry(cluster.clone()).or_default();
+            kinds.insert(kind);
+            KINDS.iter().all(|kind| kinds.contains(kind)).then_some(RemoteEvent::Read(cluster))
+        }
+        ClusterEvent::Removed => {
+            synced.remove(&cluster);
+            Some(RemoteEvent::ClusterGone(cluster))
+        }
         ClusterEvent::Rejected { refused, .. } => {
             warn!(%cluster, reason = %refused.reason, "{}", refused.detail);
             None
@@ -111,7 +132,6 @@ fn of_cluster(cluster: ClusterName, event: ClusterEvent) -> Option<RemoteEvent> 
         // Contact lost or back changes no import; other kinds are not asked for.
         ClusterEvent::Put { .. }
         | ClusterEvent::Gone { .. }
-        | ClusterEvent::Synced(_)
         | ClusterEvent::Standing(_)
         | ClusterEvent::Lost { .. }
         | ClusterEvent::Resumed(_) => None,

@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube_watch::{DecodeError, ObjectKey, RawObject};
 use mesh_types::annotation::{Annotations, is_namespace_global};
-use mesh_types::{ClusterName, ExportPort, ServiceExport, SessionAffinityConfig, derived_name};
+use mesh_types::{
+    ClusterName, ClusterService, ExportPort, ServiceExport, SessionAffinityConfig, derived_name,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::objects::{
-    EXCLUDED_FROM_MIRROR, MANAGED_BY_LABEL, MANAGED_BY_LOCAL_MIRROR, MCS_SERVICE_LABEL, SERVICE_NAME_LABEL,
+    EXCLUDED_FROM_MIRROR, MANAGED_BY_LABEL, MANAGED_BY_LOCAL_MIRROR, MANAGED_BY_MESH, MCS_SERVICE_LABEL,
+    SERVICE_NAME_LABEL, SOURCE_CLUSTER_LABEL,
 };
 
 /// Namespace and name of a service, its export, its import.
@@ -29,6 +32,8 @@ pub(super) struct World {
     slice_owners: BTreeMap<ObjectKey, ServiceKey>,
     pub(super) imports: BTreeMap<ServiceKey, Value>,
     pub(super) remote: BTreeMap<ServiceKey, BTreeMap<ClusterName, ServiceExport>>,
+    /// What other clusters offer of derived Services, by the derived Service.
+    pub(super) remote_services: BTreeMap<ServiceKey, BTreeMap<ClusterName, ClusterService>>,
     /// Other clusters of which all exports are known, or of which it is known that they left.
     read: BTreeSet<ClusterName>,
     /// Clusters that were not read by now are not waited for any more.
@@ -75,8 +80,10 @@ pub(super) struct LocalService {
 /// An EndpointSlice of this cluster, as read.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct LocalSlice {
-    /// Made by this controller.
+    /// A copy of a local slice, made by this controller.
     pub(super) mirrored: bool,
+    /// The cluster whose endpoints a slice for a derived Service holds.
+    pub(super) source_cluster: Option<String>,
     /// Made by another mesh controller, so no source of backends.
     pub(super) excluded: bool,
     pub(super) whole: Value,
@@ -213,6 +220,9 @@ pub(super) fn decode_slice(raw: &RawObject<'_>) -> Result<(Option<String>, Local
     let managed_by = label(MANAGED_BY_LABEL).unwrap_or_default();
     let slice = LocalSlice {
         mirrored: managed_by == MANAGED_BY_LOCAL_MIRROR,
+        source_cluster: label(SOURCE_CLUSTER_LABEL)
+            .filter(|_| managed_by == MANAGED_BY_MESH && label(MCS_SERVICE_LABEL).is_some())
+            .map(str::to_owned),
         excluded: EXCLUDED_FROM_MIRROR.contains(&managed_by),
         whole: Value::Null,
     };
@@ -241,6 +251,7 @@ impl World {
             slice_owners: BTreeMap::new(),
             imports: BTreeMap::new(),
             remote: BTreeMap::new(),
+            remote_services: BTreeMap::new(),
             read: BTreeSet::new(),
             waited_enough: false,
             derived: BTreeMap::new(),
@@ -345,6 +356,32 @@ impl World {
         vec![key]
     }
 
+    /// What a cluster offers of a derived Service. Other services do not concern imports and are passed over.
+    pub(super) fn set_remote_service(
+        &mut self,
+        cluster: &ClusterName,
+        key: &ServiceKey,
+        service: Option<ClusterService>,
+    ) -> Vec<ServiceKey> {
+        if !key.name.starts_with("derived-") {
+            return Vec::new();
+        }
+        let of_key = self.remote_services.entry(key.clone()).or_default();
+        match service {
+            Some(service) => drop(of_key.insert(cluster.clone(), service)),
+            None => drop(of_key.remove(cluster)),
+        }
+        if of_key.is_empty() {
+            self.remote_services.remove(key);
+        }
+        self.derived.get(key).cloned().into_iter().collect()
+    }
+
+    /// Whether it is known what the cluster of that name offers.
+    pub(super) fn is_read(&self, cluster: &str) -> bool {
+        self.waited_enough || cluster.parse().is_ok_and(|name: ClusterName| self.read.contains(&name))
+    }
+
     /// All exports of the cluster are known.
     pub(super) fn set_read(&mut self, cluster: &ClusterName) -> Vec<ServiceKey> {
         let newly = self.read.insert(cluster.clone());
@@ -381,6 +418,8 @@ impl World {
         for key in &touched {
             self.set_remote(cluster, key.clone(), None);
         }
+        self.remote_services.values_mut().for_each(|clusters| drop(clusters.remove(cluster)));
+        self.remote_services.retain(|_, clusters| !clusters.is_empty());
         touched.extend(self.set_read(cluster));
         touched
     }

@@ -153,13 +153,14 @@ fn an_exported_service_has_a_name_that_works_until_the_export_goes(mesh: &Mesh<'
         ensure!(answers == BTreeSet::from([pods.east.http_name()]), "{answers:?}");
         Ok(())
     });
-    let slices = || -> Result<usize> {
-        let all = east.cluster().kubectl().list("shop", "endpointslices")?;
+    let slices = |kubectl: &e2e::Kubectl| -> Result<usize> {
+        let all = kubectl.list("shop", "endpointslices")?;
         let label = "multicluster.kubernetes.io/service-name";
         Ok(all.iter().filter(|slice| slice["metadata"]["labels"][label] == "orders").count())
     };
-    bed.eventually("the exporting cluster has slices of its own derived Service", SOON, || {
-        ensure!(slices()? > 0, "none");
+    bed.eventually("both clusters have slices of the derived Service", SOON, || {
+        ensure!(slices(east.cluster().kubectl())? > 0, "none in east");
+        ensure!(slices(kubectl)? > 0, "none in west");
         Ok(())
     });
 
@@ -169,7 +170,7 @@ fn an_exported_service_has_a_name_that_works_until_the_export_goes(mesh: &Mesh<'
             ensure!(kubectl.get("shop", "serviceimport", "orders").is_err(), "an import is there");
             ensure!(kubectl.get("shop", "service", &derived).is_err(), "a derived Service is there");
         }
-        ensure!(slices()? == 0, "slices are there");
+        ensure!(slices(kubectl)? + slices(east.cluster().kubectl())? == 0, "slices are there");
         Ok(())
     });
     answers("NXDOMAIN", &[]);

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_types::{ExportPort, ServiceExport};
+use mesh_types::{ClusterService, ExportPort, L4Addr, ServiceExport};
 
 use super::super::world::{LocalService, LocalSlice, Namespace};
 use super::*;
@@ -69,7 +69,7 @@ fn local_slice() -> LocalSlice {
         "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}, {"name": "metrics", "port": 9090, "protocol": "TCP"}],
         "endpoints": [{"addresses": ["10.1.0.5"], "conditions": {"ready": true}}],
     });
-    LocalSlice { mirrored: false, excluded: false, whole }
+    LocalSlice { mirrored: false, source_cluster: None, excluded: false, whole }
 }
 
 /// Carries out a plan as an API server would, as far as plans can tell.
@@ -100,7 +100,15 @@ fn carry_out(world: &mut World, action: Action) {
                     let service = object["metadata"]["labels"]["kubernetes.io/service-name"]
                         .as_str()
                         .map(str::to_owned);
-                    let slice = LocalSlice { mirrored: true, excluded: true, whole: object };
+                    let labels = &object["metadata"]["labels"];
+                    let by_mesh = labels[objects::MANAGED_BY_LABEL] == objects::MANAGED_BY_MESH;
+                    let source = labels[objects::SOURCE_CLUSTER_LABEL].as_str().map(str::to_owned);
+                    let slice = LocalSlice {
+                        mirrored: !by_mesh,
+                        source_cluster: source.filter(|_| by_mesh),
+                        excluded: true,
+                        whole: object,
+                    };
                     world.set_slice(&key, Some((service, slice)));
                 }
                 Kind::Export => panic!("exports belong to users"),
@@ -164,7 +172,76 @@ fn a_remote_export_becomes_an_import_with_the_address_of_its_derived_service() {
     let service = world.services[&derived()].whole.as_ref().unwrap();
     assert_eq!(service["metadata"]["annotations"]["service.cilium.io/global"], "true");
     assert_eq!(service["spec"]["ports"], json!([{"name": "http", "protocol": "TCP", "port": 80}]));
-    assert!(!world.slices.contains_key(&derived()), "remote endpoints travel as a global service");
+}
+
+/// What `cluster` offers of the derived Service: so many backends of each family.
+fn offer(cluster: &str, backends: u8) -> ClusterService {
+    let ports = |number| {
+        let of = |name: &str, port| (name.to_owned(), L4Addr { protocol: "TCP".to_owned(), port });
+        BTreeMap::from([of("http", number), of("metrics", 9090)])
+    };
+    let addresses = (1..=backends).flat_map(|n| [format!("10.2.0.{n}"), format!("fd00:2::{n:x}")]);
+    ClusterService {
+        cluster: cluster.to_owned(),
+        namespace: "shop".to_owned(),
+        name: derived().name.to_string(),
+        backends: addresses.map(|address| (address, ports(8080))).collect(),
+        hostnames: BTreeMap::from([("10.2.0.1".to_owned(), "cart-0".to_owned())]),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn endpoints_of_other_clusters_become_slices_of_the_derived_service() {
+    let mut world = world();
+    let east = "east".parse().unwrap();
+    world.set_remote(&east, key(), Some(remote_export("east", 1)));
+    assert_eq!(world.set_remote_service(&east, &derived(), Some(offer("east", 1))), [key()]);
+    settle(&mut world);
+    let slices = &world.slices[&derived()];
+    let names: Vec<_> = slices.keys().map(|name| name.strip_prefix(&*derived().name).unwrap()).collect();
+    assert_eq!(names, ["-mesh-east-ipv4-0", "-mesh-east-ipv6-1"]);
+    let slice = &slices.values().next().unwrap().whole;
+    assert_eq!(slice["metadata"]["labels"][objects::SOURCE_CLUSTER_LABEL], "east");
+    assert_eq!(slice["metadata"]["labels"][MCS_SERVICE_LABEL], "cart");
+    assert_eq!(
+        slice["ports"],
+        json!([{"name": "http", "protocol": "TCP", "port": 8080}]),
+        "only what is imported"
+    );
+    assert_eq!(slice["endpoints"][0]["addresses"], json!(["10.2.0.1"]));
+    assert_eq!(slice["endpoints"][0]["hostname"], "cart-0");
+
+    assert_eq!(world.set_remote_service(&east, &derived(), Some(offer("east", 150))), [key()]);
+    settle(&mut world);
+    let counts: Vec<_> = world.slices[&derived()]
+        .values()
+        .map(|slice| slice.whole["endpoints"].as_array().unwrap().len())
+        .collect();
+    assert_eq!(counts, [100, 50, 100, 50]);
+
+    world.set_remote(&east, key(), None);
+    settle(&mut world);
+    assert!(!world.slices.contains_key(&derived()));
+}
+
+#[test]
+fn slices_of_a_cluster_stay_until_it_has_been_read() {
+    let mut world = world();
+    let south = "south".parse().unwrap();
+    world.set_remote(&"east".parse().unwrap(), key(), Some(remote_export("east", 1)));
+    settle(&mut world);
+    world.set_remote(&south, key(), Some(remote_export("south", 2)));
+    world.set_remote_service(&south, &derived(), Some(offer("south", 1)));
+    let first = plan(&world, &key(), API, "now");
+    first.actions.into_iter().for_each(|action| carry_out(&mut world, action));
+    assert_eq!(world.slices[&derived()].len(), 2);
+    world.set_remote_service(&south, &derived(), None);
+    plan(&world, &key(), API, "now").actions.into_iter().for_each(|action| carry_out(&mut world, action));
+    assert_eq!(world.slices[&derived()].len(), 2, "nobody knows yet what south offers");
+    world.set_read(&south);
+    settle(&mut world);
+    assert!(!world.slices.contains_key(&derived()));
 }
 
 #[test]
