@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use tracing::info;
 
-const SPEC: Spec = Spec { name: "dns", metrics_prefix: "isthmus_dns", health_port: 9880 };
+const SPEC: Spec = Spec { name: "dns", metrics_prefix: "isthmus_dns", health_port: 9882 };
 
 /// Arguments of `isthmus dns`.
 #[derive(Debug, clap::Args)]
