@@ -1,4 +1,4 @@
-//! The etcd v3 messages and client stubs, generated from `proto/`.
+//! The etcd v3 messages as the server has them, generated from `proto/`. The client's are those of `etcd-client`.
 #![allow(
     missing_docs,
     unreachable_pub,

@@ -26,17 +26,11 @@ use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
 use battery::{
     bed::{self, Pki},
+    raw::{AuthClient, KvClient, LeaseClient, WatchClient},
     within,
 };
 use bytes::Bytes;
-use kvstore::proto::{
-    authpb,
-    etcdserverpb::{
-        self as pb, auth_client::AuthClient, kv_client::KvClient, lease_client::LeaseClient,
-        watch_client::WatchClient,
-    },
-    mvccpb,
-};
+use kvstore::proto::{authpb, etcdserverpb as pb, mvccpb};
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use tonic::{
     Status,

@@ -3,13 +3,10 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use etcd_client::UserAddOptions;
 
-use super::{Error, EtcdClient};
-use crate::{
-    auth::AuthError,
-    embedded::EmbeddedClient,
-    proto::{authpb, etcdserverpb as pb, etcdserverpb::auth_client::AuthClient},
-};
+use super::{Error, EtcdClient, etcd::Asked};
+use crate::{auth::AuthError, embedded::EmbeddedClient};
 
 /// Users that are known by their certificate, and their roles.
 #[async_trait]
@@ -56,63 +53,36 @@ impl Users for EmbeddedClient {
 #[async_trait]
 impl Users for EtcdClient {
     async fn users(&self) -> Result<BTreeMap<String, Vec<String>>, Error> {
-        let names = self
-            .unary(
-                |channel, request| async move { AuthClient::new(channel).user_list(request).await },
-                pb::AuthUserListRequest {},
-            )
-            .await?;
+        let mut auth = self.auth().await?;
+        let names = self.call(Asked::Nothing, auth.user_list()).await?;
         let mut users = BTreeMap::new();
-        for name in names.users {
-            let roles = self.roles_of(&name).await?;
-            users.insert(name, roles);
+        for name in names.users() {
+            users.insert(name.clone(), self.roles_of(name).await?);
         }
         Ok(users)
     }
 
     async fn put_user(&self, name: &str, roles: &[&str]) -> Result<(), Error> {
-        let add = pb::AuthUserAddRequest {
-            name: name.to_owned(),
-            options: Some(authpb::UserAddOptions { no_password: true }),
-            ..pb::AuthUserAddRequest::default()
-        };
-        let added = self
-            .unary(|channel, request| async move { AuthClient::new(channel).user_add(request).await }, add)
-            .await;
-        match added {
+        let mut auth = self.auth().await?;
+        let without_password = UserAddOptions::new().with_no_pwd();
+        match self.call(Asked::Nothing, auth.user_add(name, "", Some(without_password))).await {
             Ok(_) => {}
             Err(Error::Invalid(status)) if status.message().contains("user name already exists") => {}
             Err(error) => return Err(error),
         }
         let had = self.roles_of(name).await?;
         for role in had.iter().filter(|role| !roles.contains(&role.as_str())) {
-            let revoke = pb::AuthUserRevokeRoleRequest { name: name.to_owned(), role: role.clone() };
-            self.unary(
-                |channel, request| async move { AuthClient::new(channel).user_revoke_role(request).await },
-                revoke,
-            )
-            .await?;
+            self.call(Asked::Nothing, auth.user_revoke_role(name, role)).await?;
         }
         for role in roles.iter().filter(|role| !had.iter().any(|had| had == *role)) {
-            let grant = pb::AuthUserGrantRoleRequest { user: name.to_owned(), role: (*role).to_owned() };
-            self.unary(
-                |channel, request| async move { AuthClient::new(channel).user_grant_role(request).await },
-                grant,
-            )
-            .await?;
+            self.call(Asked::Nothing, auth.user_grant_role(name, *role)).await?;
         }
         Ok(())
     }
 
     async fn delete_user(&self, name: &str) -> Result<(), Error> {
-        let delete = pb::AuthUserDeleteRequest { name: name.to_owned() };
-        let deleted = self
-            .unary(
-                |channel, request| async move { AuthClient::new(channel).user_delete(request).await },
-                delete,
-            )
-            .await;
-        match deleted {
+        let mut auth = self.auth().await?;
+        match self.call(Asked::Nothing, auth.user_delete(name)).await {
             Ok(_) => Ok(()),
             Err(Error::Invalid(status)) if status.message().contains("user name not found") => Ok(()),
             Err(error) => Err(error),
@@ -122,10 +92,8 @@ impl Users for EtcdClient {
 
 impl EtcdClient {
     async fn roles_of(&self, name: &str) -> Result<Vec<String>, Error> {
-        let get = pb::AuthUserGetRequest { name: name.to_owned() };
-        let user = self
-            .unary(|channel, request| async move { AuthClient::new(channel).user_get(request).await }, get)
-            .await?;
-        Ok(user.roles)
+        let mut auth = self.auth().await?;
+        let user = self.call(Asked::Nothing, auth.user_get(name)).await?;
+        Ok(user.roles().to_vec())
     }
 }

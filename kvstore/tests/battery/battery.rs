@@ -4,6 +4,7 @@
 
 pub(crate) mod bed;
 pub(crate) mod clients;
+pub(crate) mod raw;
 pub(crate) mod sync;
 
 use std::time::Duration;
