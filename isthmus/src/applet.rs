@@ -16,7 +16,11 @@ const APPLETS: &[Applet] = &[
     Applet {
         name: "clustermesh-apiserver",
         command: &[],
-        subcommands: &[("clustermesh", "clustermesh-apiserver"), ("kvstoremesh", "kvstoremesh")],
+        subcommands: &[
+            ("clustermesh", "clustermesh-apiserver"),
+            ("kvstoremesh", "kvstoremesh"),
+            ("etcdinit", "etcdinit"),
+        ],
     },
     Applet { name: "etcd", command: &["store", "etcd"], subcommands: &[] },
 ];
@@ -53,6 +57,11 @@ mod tests {
                 "/usr/bin/clustermesh-apiserver clustermesh-apiserver --x",
             ),
             ("mirror", "clustermesh-apiserver kvstoremesh", "clustermesh-apiserver kvstoremesh"),
+            (
+                "users",
+                "clustermesh-apiserver etcdinit --cluster-name=x",
+                "clustermesh-apiserver etcdinit --cluster-name=x",
+            ),
             ("store", "/usr/bin/etcd --name=x", "/usr/bin/etcd store etcd --name=x"),
             ("flag only", "clustermesh-apiserver --help", "clustermesh-apiserver --help"),
             ("nothing at all", "", ""),

@@ -10,6 +10,7 @@ mod certs;
 mod clustermesh_apiserver;
 mod completion;
 mod dns;
+mod etcdinit;
 mod kube_lite;
 mod kvstoremesh;
 mod store;
@@ -31,6 +32,8 @@ pub(crate) enum Command {
     Completion(completion::Args),
     /// Answer the names of services that clusters export, such as cart.shop.svc.clusterset.local.
     Dns(dns::Args),
+    /// Set up this cluster's users in the data directory of `etcd`, as Cilium's etcdinit does.
+    Etcdinit(etcdinit::Args),
     /// Serve a small Kubernetes API, for clusters without Kubernetes.
     KubeLite(Box<kube_lite::Args>),
     /// Mirror remote clusters into the store of this one; or, with a subcommand, ask the mirror that runs.
@@ -51,6 +54,7 @@ impl Command {
             Self::ClustermeshApiserver(args) => args.run(),
             Self::Completion(args) => args.run(),
             Self::Dns(args) => args.run(),
+            Self::Etcdinit(args) => args.run(),
             Self::KubeLite(args) => args.run(),
             Self::Kvstoremesh(args) => args.run(),
             Self::Store(args) => args.run(),

@@ -78,6 +78,9 @@ pub enum AuthError {
     /// A user without password has none to check.
     #[error("user has no password")]
     NoPasswordUser,
+    /// The change cannot be written to the data directory, so it was not made.
+    #[error("the change cannot be written to the data directory")]
+    NotKept,
 }
 
 /// A caller, as far as it is known.

@@ -12,6 +12,11 @@ pub fn requests(input: &[u8]) -> bool {
     server::fuzzing::requests(input)
 }
 
+/// Leases, watches, users and permissions over connections: see `server::fuzzing::sequences`.
+pub fn sequences(input: &[u8]) -> bool {
+    server::fuzzing::sequences(input)
+}
+
 /// An etcd client's configuration file.
 pub fn config_file(text: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(text) else { return false };
@@ -38,6 +43,7 @@ pub fn config_file(text: &[u8]) -> bool {
 mod replays {
     fuzz_replay::replays! {
         requests: 5_000,
+        sequences: 500,
         config_file: 10_000,
     }
 }

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use prost::Message;
 
 use self::crc::crc32;
-pub(crate) use self::disk::{Disk, write_image};
-pub use self::disk::{DurableError, restore};
+pub(crate) use self::disk::{Disk, users, write_image};
+pub use self::disk::{DurableError, empty_data_dir, holds_keys, keep_users, restore};
 use crate::{
     auth::Auth,
     image::{AuthFrame, auth_from_frame, auth_to_frame, to_record},

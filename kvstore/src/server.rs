@@ -4,6 +4,7 @@
 //! one task; each listener is one task; what they share is `Shared`.
 
 mod auth;
+mod clients;
 mod cluster;
 mod config;
 mod connection;
@@ -41,7 +42,7 @@ pub use self::{
     config::{Listen, ServerConfig, ServerLimits},
     tls::ServerTls,
 };
-use self::{metrics::Metrics, tls::Reloading, tokens::Tokens};
+use self::{clients::Clients, metrics::Metrics, tls::Reloading, tokens::Tokens};
 use crate::{client::CredentialsError, proto::etcdserverpb as pb, store::Store};
 
 /// How often certificate files are looked at.
@@ -63,6 +64,7 @@ pub(crate) struct Shared {
     pub(crate) name: String,
     pub(crate) client_urls: Vec<String>,
     pub(crate) peer_urls: Vec<String>,
+    clients: Arc<Clients>,
     alarms: Mutex<Vec<pb::AlarmMember>>,
 }
 
@@ -146,6 +148,7 @@ impl Server {
             name: config.name,
             client_urls: config.advertise_client_urls,
             peer_urls: config.advertise_peer_urls,
+            clients: Arc::default(),
             alarms: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared), listeners })
@@ -219,8 +222,8 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, kind: Kind, stop: Ca
     let mut connections = JoinSet::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         while connections.try_join_next().is_some() {}
-        let socket = match accepted {
-            Ok((socket, _)) => socket,
+        let (socket, client) = match accepted {
+            Ok((socket, client)) => (socket, client.ip()),
             Err(error) => {
                 // Out of file descriptors, most likely; some will be closed.
                 warn!(%error, "cannot accept a connection");
@@ -228,13 +231,17 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, kind: Kind, stop: Ca
                 continue;
             }
         };
+        let Some(place) = shared.clients.place(client, shared.limits.connections_per_client) else {
+            shared.metrics.connection_refused();
+            continue;
+        };
         if connections.len() >= shared.limits.connections {
             shared.metrics.connection_refused();
             continue;
         }
         let (shared, stop) = (Arc::clone(&shared), stop.clone());
         connections.spawn(async move {
-            let _counted = shared.metrics.connection();
+            let (_counted, _place) = (shared.metrics.connection(), place);
             match kind {
                 Kind::Clients { tls } => connection::serve(Arc::clone(&shared), socket, tls, stop).await,
                 Kind::Metrics => drop(http1::serve(Arc::clone(&shared), socket, stop).await),

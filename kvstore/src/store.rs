@@ -5,7 +5,7 @@
 //! revision, which is kept from being forgotten meanwhile.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -21,7 +21,7 @@ use crate::{
     embedded::EmbeddedClient,
     hub::{Hub, Signal},
     image::Image,
-    journal::{Disk, DurableError, Entry, write_image},
+    journal::{Disk, DurableError, Entry, keep_users, users, write_image},
     mvcc::{Commit, Keyspace, Millis, Put, Range, RangeResult, Record, Refusal, Transaction, TxnResult},
     range::KeyRange,
     watcher::Watcher,
@@ -79,6 +79,8 @@ pub struct Store {
     started: Instant,
     /// Where a durable store writes everything before it answers.
     disk: Option<Mutex<Disk>>,
+    /// Where a store in memory keeps users and roles, if it does.
+    users_dir: Option<PathBuf>,
     /// Cancelled when the disk failed: what is in memory may not be on it.
     failed: CancellationToken,
     /// Something changed that the housekeeper's timers depend on.
@@ -96,6 +98,17 @@ impl Store {
         Self::with(config, image.to_keyspace(0), image.auth.clone(), None)
     }
 
+    /// An empty store in memory whose users and roles are those that `dir` holds and are kept there: they are set up
+    /// once, by hand or by Cilium's `etcdinit`, and nobody would set them up again after a restart.
+    ///
+    /// # Errors
+    /// See [`DurableError`].
+    pub fn keeping_users(config: StoreConfig, dir: &Path) -> Result<Arc<Self>, DurableError> {
+        let mut store = Self::build(config, Keyspace::new(), users(dir)?, None);
+        store.users_dir = Some(dir.to_owned());
+        Ok(Arc::new(store))
+    }
+
     /// The store that is kept in `dir`, or a new one there. It writes each change through to the disk before it
     /// answers, which makes it as slow as the disk.
     ///
@@ -107,7 +120,11 @@ impl Store {
     }
 
     fn with(config: StoreConfig, keyspace: Keyspace, auth: Auth, disk: Option<Disk>) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::build(config, keyspace, auth, disk))
+    }
+
+    fn build(config: StoreConfig, keyspace: Keyspace, auth: Auth, disk: Option<Disk>) -> Self {
+        Self {
             config,
             keyspace: Mutex::new(keyspace),
             auth: ArcSwap::from_pointee(auth),
@@ -115,9 +132,10 @@ impl Store {
             hub: Arc::default(),
             started: Instant::now(),
             disk: disk.map(Mutex::new),
+            users_dir: None,
             failed: CancellationToken::new(),
             chores: Notify::new(),
-        })
+        }
     }
 
     /// Everything in it now.
@@ -151,7 +169,7 @@ impl Store {
     /// Changes users or roles; readers see the change whole or, on an error, not at all.
     ///
     /// # Errors
-    /// That of `change`.
+    /// That of `change`; [`AuthError::NotKept`] if the disk refuses it.
     pub fn change_auth(
         &self,
         change: impl FnOnce(&mut Auth) -> Result<(), AuthError>,
@@ -160,6 +178,12 @@ impl Store {
         let _in_the_journals_order = self.disk.as_ref().map(|_| self.lock());
         let mut auth = Auth::clone(&self.auth.load());
         change(&mut auth)?;
+        if let Some(dir) = &self.users_dir {
+            keep_users(dir, &auth).map_err(|error| {
+                error!(%error, dir = %dir.display(), "users and roles cannot be kept");
+                AuthError::NotKept
+            })?;
+        }
         self.note(|| Entry::auth(&auth));
         self.auth.store(Arc::new(auth));
         Ok(())
@@ -175,7 +199,7 @@ impl Store {
         let work = async {
             let mut compaction = Compaction::default();
             loop {
-                let next_lease = self.end_leases();
+                let next_lease = self.end_leases(self.now());
                 self.auto_compact(&mut compaction);
                 while self.lock().purge(PURGE_STEPS) {
                     tokio::task::yield_now().await;
@@ -408,8 +432,9 @@ impl Store {
         Ok((result, commit.revision))
     }
 
-    fn end_leases(&self) -> Option<Millis> {
-        let ended = self.lock().ended_leases(self.now());
+    /// Ends the leases whose time is over; when the next one is. The time is milliseconds since the store was made.
+    pub(crate) fn end_leases(&self, now: Millis) -> Option<Millis> {
+        let ended = self.lock().ended_leases(now);
         for lease in ended {
             if let Ok(revision) = self.revoke(lease) {
                 debug!(lease = %crate::LeaseId(lease), revision, "lease ended");

@@ -92,9 +92,14 @@ struct Serve {
     #[arg(long, requires = "data_dir")]
     durable: bool,
 
-    /// Directory of a durable store; without --durable it is not used.
+    /// Directory of a durable store. Without --durable only users and roles are kept in it, not keys.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+
+    /// How slow it is to check a password, as a power of two: 4 to 31.
+    #[arg(long, value_name = "COST", default_value_t = ServerLimits::default().bcrypt_cost,
+        value_parser = clap::value_parser!(u32).range(4..=31))]
+    bcrypt_cost: u32,
 
     /// How long the token of a user with a password lives after its last use.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
@@ -123,6 +128,10 @@ struct Serve {
     /// Most connections at a time on one address.
     #[arg(long, value_name = "NUMBER", default_value_t = ServerLimits::default().connections)]
     max_connections: usize,
+
+    /// Most connections at a time from one address of a client.
+    #[arg(long, value_name = "NUMBER", default_value_t = ServerLimits::default().connections_per_client)]
+    max_connections_per_client: usize,
 
     /// Most watches on one stream.
     #[arg(long, value_name = "NUMBER", default_value_t = ServerLimits::default().watches_per_stream)]
@@ -183,7 +192,11 @@ impl Args {
                 serve.run(compaction, &[])
             }
             Command::Etcd { flags } => {
-                let translated = etcd::translate(&flags)?;
+                let mut translated = etcd::translate(&flags)?;
+                // What was restored into it, or kept by a durable store, is served as etcd would.
+                if let Some(dir) = &translated.serve.data_dir {
+                    translated.serve.durable = kvstore::holds_keys(dir).context("look into --data-dir")?;
+                }
                 translated.serve.run(translated.compaction, &translated.ignored)
             }
             Command::Restore(restore) => restore.run(),
@@ -226,14 +239,14 @@ impl Serve {
             let store = match (&self.data_dir, self.durable) {
                 (Some(dir), true) => Store::durable(settings, dir).context("open the durable store")?,
                 (Some(dir), false) => {
-                    info!(dir = %dir.display(), "--data-dir is not used without --durable: the store is in memory");
-                    Store::new(settings)
+                    info!(dir = %dir.display(), "users and roles are kept in --data-dir, keys in memory only");
+                    Store::keeping_users(settings, dir).context("read the users")?
                 }
                 (None, _) => Store::new(settings),
             };
             match &self.cluster_name {
                 Some(name) if store.auth().enabled() => {
-                    info!(cluster = name, "users are those of the durable store")
+                    info!(cluster = name, "users are those of --data-dir")
                 }
                 Some(name) => {
                     let users = Auth::of_cluster(name);
@@ -304,9 +317,11 @@ impl Serve {
                 txn_operations: self.max_txn_ops,
                 streams_per_connection: self.max_concurrent_streams,
                 connections: self.max_connections,
+                connections_per_client: self.max_connections_per_client,
                 watches_per_stream: self.max_watches_per_stream,
                 quota_bytes: self.quota_backend_bytes,
                 progress_interval: self.watch_progress_notify_interval,
+                bcrypt_cost: self.bcrypt_cost,
                 token_ttl: Duration::from_secs(self.auth_token_ttl),
                 ..ServerLimits::default()
             },

@@ -52,6 +52,12 @@ pub enum DurableError {
         /// Where.
         offset: usize,
     },
+    /// There is a durable store in it, whose keys a store in memory would hide.
+    #[error("{path} holds a durable store; start it with --durable, or take another directory")]
+    Durable {
+        /// The directory.
+        path: PathBuf,
+    },
 }
 
 /// The open journal of a store.
@@ -73,15 +79,7 @@ impl Disk {
             move |source| DurableError::Io { path, source }
         };
         fs::create_dir_all(dir).map_err(at(dir))?;
-        let image_path = dir.join("image");
-        let image = match fs::read(&image_path) {
-            Ok(bytes) => Some(
-                Image::decode(&bytes).map_err(|source| DurableError::Image { path: image_path, source })?,
-            ),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(at(&image_path)(error)),
-        };
-        let (mut keyspace, mut auth, mut sequence) = match image {
+        let (mut keyspace, mut auth, mut sequence) = match read_image(dir)? {
             Some(image) => (image.to_keyspace(now), image.auth, image.sequence),
             None => (Keyspace::new(), Auth::default(), 0),
         };
@@ -147,6 +145,69 @@ impl Disk {
         }
         Ok(())
     }
+}
+
+/// Whether a directory holds the keys of a durable store; users alone, as [`keep_users`] leaves them, do not count.
+///
+/// # Errors
+/// See [`DurableError`].
+pub fn holds_keys(dir: &Path) -> Result<bool, DurableError> {
+    let image = read_image(dir)?;
+    let journals = match journals(dir) {
+        Ok(journals) => journals,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(source) => return Err(DurableError::Io { path: dir.to_owned(), source }),
+    };
+    Ok(!journals.is_empty() || image.is_some_and(|image| image.revision > 1 || !image.leases.is_empty()))
+}
+
+/// The users that are kept in a directory without keys.
+pub(crate) fn users(dir: &Path) -> Result<Auth, DurableError> {
+    if holds_keys(dir)? {
+        return Err(DurableError::Durable { path: dir.to_owned() });
+    }
+    Ok(read_image(dir)?.map(|image| image.auth).unwrap_or_default())
+}
+
+/// Puts users and roles into a directory that holds no keys, in place of those there.
+///
+/// # Errors
+/// Those of the file system.
+pub fn keep_users(dir: &Path, auth: &Auth) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    let image =
+        Image { revision: 1, sequence: 0, leases: Vec::new(), auth: auth.clone(), records: Vec::new() };
+    write_image(dir, &image)
+}
+
+fn read_image(dir: &Path) -> Result<Option<Image>, DurableError> {
+    let path = dir.join("image");
+    match fs::read(&path) {
+        Ok(bytes) => Image::decode(&bytes).map(Some).map_err(|source| DurableError::Image { path, source }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(DurableError::Io { path, source }),
+    }
+}
+
+/// Deletes what a store of ours or etcd's keeps in a directory, and nothing else. Says what else is there.
+///
+/// # Errors
+/// Those of the file system.
+pub fn empty_data_dir(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut others = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        match name {
+            "member" | "proxy" => fs::remove_dir_all(&path)?,
+            "image" | "image.new" => fs::remove_file(&path)?,
+            _ if first_of(&path).is_some() => fs::remove_file(&path)?,
+            _ => others.push(path),
+        }
+    }
+    sync_dir(dir)?;
+    others.sort();
+    Ok(others)
 }
 
 /// Makes the directory of a durable store from an image.

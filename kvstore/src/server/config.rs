@@ -47,6 +47,8 @@ pub struct ServerLimits {
     pub watches_per_stream: usize,
     /// Connections at a time on one listener; more are closed at once.
     pub connections: usize,
+    /// Connections at a time from one address of a client; more are closed at once.
+    pub connections_per_client: usize,
     /// `--quota-backend-bytes`: what the data may take; beyond it the NOSPACE alarm goes up.
     pub quota_bytes: u64,
     /// `--experimental-watch-progress-notify-interval`: how often quiet watches are told where they are.
@@ -68,6 +70,7 @@ impl Default for ServerLimits {
             streams_per_connection: 4096,
             watches_per_stream: 16_384,
             connections: 65_536,
+            connections_per_client: 16_384,
             quota_bytes: 8 << 30,
             progress_interval: Duration::from_secs(600),
             bcrypt_cost: 10,

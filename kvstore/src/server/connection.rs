@@ -98,7 +98,12 @@ fn common_name(certificate: &rustls::pki_types::CertificateDer<'_>) -> Option<Ar
     Some(Arc::from(name))
 }
 
-async fn http2_on<S>(shared: Arc<Shared>, socket: S, peer: Peer, stop: CancellationToken) -> &'static str
+pub(super) async fn http2_on<S>(
+    shared: Arc<Shared>,
+    socket: S,
+    peer: Peer,
+    stop: CancellationToken,
+) -> &'static str
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

@@ -1,4 +1,9 @@
-//! What the fuzzer calls: requests as they come over the wire. Also replayed by an ordinary test.
+//! What the fuzzer calls: requests as they come over the wire, and sequences of them. Also replayed by an ordinary test.
+
+mod sequences;
+mod steps;
+mod streams;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,6 +13,7 @@ use futures::FutureExt;
 use prost::Message;
 use tonic::Status;
 
+pub(crate) use self::sequences::sequences;
 use super::{
     Server, ServerConfig, Shared,
     connection::Peer,

@@ -113,6 +113,7 @@ impl From<AuthError> for Status {
             AuthError::InvalidManagement => invalid_auth_management(),
             AuthError::InvalidToken => invalid_auth_token(),
             AuthError::OldRevision => auth_old_revision(),
+            AuthError::NotKept => Status::unavailable(error.to_string()),
             AuthError::NoPasswordUser => {
                 Status::unknown("auth: authentication failed, password was given for no password user")
             }

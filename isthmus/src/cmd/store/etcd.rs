@@ -4,6 +4,7 @@ use super::Serve;
 use crate::exit::Usage;
 use clap::Parser;
 use kvstore::AutoCompaction;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 const SAME: &[&str] = &[
     "advertise-client-urls",
     "auth-token-ttl",
+    "bcrypt-cost",
     "cert-file",
     "data-dir",
     "key-file",
@@ -26,13 +28,15 @@ const SAME: &[&str] = &[
     "watch-progress-notify-interval",
 ];
 
+/// Flags that are read here, not passed on.
+const OURS: &[&str] = &["auto-compaction-mode", "auto-compaction-retention", "client-cert-auth"];
+
 /// Flags that say nothing to a store of one member in memory.
 const IGNORED: &[&str] = &[
     "auth-token",
     "backend-batch-interval",
     "backend-batch-limit",
     "backend-bbolt-freelist-type",
-    "bcrypt-cost",
     "cipher-suites",
     "compaction-batch-limit",
     "cors",
@@ -81,7 +85,7 @@ const IGNORED: &[&str] = &[
 pub(super) struct Translated {
     pub(super) serve: Serve,
     pub(super) compaction: AutoCompaction,
-    /// Flags without effect, for the log.
+    /// Flags without effect, each once, for the log.
     pub(super) ignored: Vec<String>,
 }
 
@@ -95,7 +99,7 @@ struct Cli {
 /// Reads etcd's command line: one dash or two, `--flag=value` or `--flag value`, switches bare or `=true`.
 pub(super) fn translate(flags: &[OsString]) -> anyhow::Result<Translated> {
     let mut ours: Vec<String> = vec!["etcd".to_owned()];
-    let mut ignored = Vec::new();
+    let mut ignored = BTreeSet::new();
     let (mut mode, mut retention) = ("periodic".to_owned(), "0".to_owned());
     let mut verify_clients = false;
     let mut flags = flags.iter().map(|flag| flag.to_string_lossy().into_owned()).peekable();
@@ -118,8 +122,11 @@ pub(super) fn translate(flags: &[OsString]) -> anyhow::Result<Translated> {
             // etcd's 0 is its default.
             "quota-backend-bytes" if value == "0" => {}
             same if SAME.contains(&same) => ours.push(format!("--{same}={value}")),
-            other if IGNORED.contains(&other) => ignored.push(other.to_owned()),
-            _ => return Err(Usage::error(format!("{flag:?}: not a flag of etcd that is known here"))),
+            other if IGNORED.contains(&other) => drop(ignored.insert(other.to_owned())),
+            other => {
+                let nearest = nearest(other);
+                return Err(Usage::error(format!("unknown flag {flag:?}; the nearest is --{nearest}")));
+            }
         }
     }
     let has = |name: &str| ours.iter().any(|flag| flag.starts_with(name));
@@ -132,7 +139,24 @@ pub(super) fn translate(flags: &[OsString]) -> anyhow::Result<Translated> {
         ours.push("--listen-client-urls=http://localhost:2379".to_owned());
     }
     let serve = Cli::try_parse_from(ours).map_err(Usage::error)?.serve;
-    Ok(Translated { serve, compaction: compaction(&mode, &retention)?, ignored })
+    Ok(Translated {
+        serve,
+        compaction: compaction(&mode, &retention)?,
+        ignored: ignored.into_iter().collect(),
+    })
+}
+
+/// The known flag that is most like `word`, by the pairs of letters that they share.
+fn nearest(word: &str) -> &'static str {
+    let pairs = |text: &str| text.as_bytes().windows(2).map(<[u8]>::to_vec).collect::<BTreeSet<_>>();
+    let wanted = pairs(word);
+    let likeness = |flag: &&str| {
+        let has = pairs(flag);
+        // In thousandths: shared pairs of all pairs.
+        2000 * has.intersection(&wanted).count() / (has.len() + wanted.len()).max(1)
+    };
+    let known = SAME.iter().chain(OURS).chain(IGNORED).copied();
+    known.max_by_key(likeness).expect("there are flags")
 }
 
 /// etcd's two flags about compaction: a bare number is hours or, by `revision`, revisions.
@@ -172,7 +196,7 @@ mod tests {
     #[test]
     fn the_charts_command_line_is_understood() {
         let translated = of(CHART).unwrap();
-        assert_eq!(translated.ignored, ["initial-cluster-token", "enable-grpc-gateway", "metrics"]);
+        assert_eq!(translated.ignored, ["enable-grpc-gateway", "initial-cluster-token", "metrics"]);
         assert_eq!(translated.compaction, AutoCompaction::Periodic(Duration::from_secs(3600)));
         let config = translated.serve.config().unwrap();
         assert_eq!((config.listen.len(), config.listen_metrics.len()), (2, 1));
@@ -193,6 +217,43 @@ mod tests {
         ] {
             assert_eq!(of(flags).unwrap().compaction, expected, "{flags}");
         }
+    }
+
+    #[test]
+    fn limits_have_etcds_names() {
+        let translated = of("--listen-client-urls=http://127.0.0.1:1 --max-request-bytes=1 --max-txn-ops=2 \
+             --max-concurrent-streams=3 --quota-backend-bytes=4 --bcrypt-cost=5 --auth-token-ttl=6 \
+             --watch-progress-notify-interval=7s --experimental-watch-progress-notify-interval=8s");
+        let limits = translated.unwrap().serve.config().unwrap().limits;
+        assert_eq!(
+            (limits.request_bytes, limits.txn_operations, limits.streams_per_connection, limits.quota_bytes),
+            (1, 2, 3, 4)
+        );
+        assert_eq!((limits.bcrypt_cost, limits.token_ttl), (5, Duration::from_secs(6)));
+        assert_eq!(limits.progress_interval, Duration::from_secs(8), "the last one counts");
+        for wrong in ["--bcrypt-cost=3", "--bcrypt-cost=32", "--max-txn-ops=-1"] {
+            assert!(of(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_flag_is_told_the_nearest_known_one() {
+        for (wrong, near) in [
+            ("--datadir=/x", "--data-dir"),
+            ("--trusted-ca=/x", "--trusted-ca-file"),
+            ("--max-txn-op=1", "--max-txn-ops"),
+            ("--client-cert=true", "--client-cert-auth"),
+            ("--initial-token=x", "--initial-cluster-token"),
+        ] {
+            let error = of(wrong).unwrap_err().to_string();
+            assert!(error.ends_with(&format!("the nearest is {near}")), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_flag_without_meaning_is_named_once_however_often_it_comes() {
+        let translated = of("--metrics=basic --log-outputs=stderr --metrics=extensive").unwrap();
+        assert_eq!(translated.ignored, ["log-outputs", "metrics"]);
     }
 
     #[test]
