@@ -11,7 +11,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -86,6 +86,8 @@ pub(crate) fn encode_event(out: &mut Vec<u8>, event: &Committed, with_prev: bool
 #[derive(Debug, Default)]
 pub(crate) struct Hub {
     groups: Mutex<Intervals<Arc<Group>>>,
+    /// How many groups there are.
+    heard: AtomicUsize,
 }
 
 /// Watches of one range.
@@ -171,6 +173,11 @@ impl Hub {
         Publisher(lock(&self.groups))
     }
 
+    /// Whether there is any group. Exact for whoever holds a lock under which groups begin.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.heard.load(Ordering::Acquire) > 0
+    }
+
     /// Joins the group of `range`; `signal` will name `id` when there is news.
     pub(crate) fn subscribe(
         self: &Arc<Self>,
@@ -187,6 +194,7 @@ impl Hub {
         ring.members.push(Arc::clone(&member));
         let next = ring.first + ring.batches.len() as u64;
         drop(ring);
+        self.heard.store(groups.len(), Ordering::Release);
         drop(groups);
         Subscription { group, member, next, hub: Arc::clone(self) }
     }
@@ -300,6 +308,7 @@ impl Drop for Subscription {
         drop(ring);
         if empty {
             groups.remove(&self.group.range);
+            self.hub.heard.store(groups.len(), Ordering::Release);
         }
     }
 }

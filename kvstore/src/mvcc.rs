@@ -98,6 +98,8 @@ pub struct Keyspace {
     pins: BTreeMap<i64, usize>,
     /// Bytes of all kept records.
     bytes: usize,
+    /// Whether anyone wants the events of commits.
+    heard: bool,
     scratch: Vec<u8>,
 }
 
@@ -120,6 +122,7 @@ impl Keyspace {
             purged: -1,
             pins: BTreeMap::new(),
             bytes: 0,
+            heard: true,
             scratch: Vec::new(),
         }
     }
@@ -142,6 +145,11 @@ impl Keyspace {
     /// Bytes of all records that are kept, old ones included.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether commits have their events from now on: they cost something, and perhaps nobody listens.
+    pub fn set_heard(&mut self, heard: bool) {
+        self.heard = heard;
     }
 
     /// Changes in the log.

@@ -2,7 +2,8 @@
 //!
 //! Everything that reaches the store, in process or over the wire, comes through here. The lock is held for
 //! one operation, or for one chunk of a long read; a long read stays consistent because it reads at one
-//! revision, which is kept from being forgotten meanwhile.
+//! revision, which is kept from being forgotten meanwhile. Between its chunks it hands the lock to whoever waits:
+//! a thread that locks again at once would win it from one that must first be woken, again and again.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,6 +12,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use parking_lot::MutexGuard as KeyspaceGuard;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -27,8 +29,12 @@ use crate::{
     watcher::Watcher,
 };
 
-/// Keys that are read under one hold of the lock; about 50 µs.
-const CHUNK: usize = 1024;
+/// Keys of a read that needs no chunks.
+const SHORT: usize = 1024;
+/// Keys of a long read that are read under one hold of the lock; 50 µs when none of them is in the processor's cache.
+const CHUNK: usize = 256;
+/// Keys that are sorted or filtered without a thread of its own.
+const SORTED_HERE: usize = 8 * 1024;
 /// Changes that are forgotten under one hold of the lock.
 const PURGE_STEPS: usize = 512;
 /// How often batches that no watch took are dropped.
@@ -71,7 +77,7 @@ impl Default for StoreConfig {
 #[derive(Debug)]
 pub struct Store {
     config: StoreConfig,
-    keyspace: Mutex<Keyspace>,
+    keyspace: parking_lot::Mutex<Keyspace>,
     auth: ArcSwap<Auth>,
     /// One change of users at a time.
     auth_changes: Mutex<()>,
@@ -126,7 +132,7 @@ impl Store {
     fn build(config: StoreConfig, keyspace: Keyspace, auth: Auth, disk: Option<Disk>) -> Self {
         Self {
             config,
-            keyspace: Mutex::new(keyspace),
+            keyspace: parking_lot::Mutex::new(keyspace),
             auth: ArcSwap::from_pointee(auth),
             auth_changes: Mutex::default(),
             hub: Arc::default(),
@@ -201,7 +207,7 @@ impl Store {
             loop {
                 let next_lease = self.end_leases(self.now());
                 self.auto_compact(&mut compaction);
-                while self.lock().purge(PURGE_STEPS) {
+                while self.purge() {
                     tokio::task::yield_now().await;
                 }
                 self.hub.tidy();
@@ -224,7 +230,7 @@ impl Store {
     pub(crate) async fn range(&self, ask: &Range) -> Result<RangeResult, Refusal> {
         let (at, now, count, _pin) = {
             let mut keyspace = self.lock();
-            if ask.count_only || (ask.cut() <= CHUNK) {
+            if ask.count_only || ask.cut() <= SHORT {
                 return keyspace.range(ask);
             }
             let now = keyspace.revision();
@@ -238,7 +244,7 @@ impl Store {
         let mut rest = ask.range.clone();
         loop {
             let left = CHUNK.min(ask.cut() - records.len());
-            let chunk = self.lock().chunk_at(&rest, at, left);
+            let chunk = self.look(|keyspace| keyspace.chunk_at(&rest, at, left));
             let last = chunk.last().cloned();
             let whole = chunk.len() == left && records.len() + left < ask.cut();
             records.extend(chunk);
@@ -248,7 +254,12 @@ impl Store {
             }
             tokio::task::yield_now().await;
         }
-        Ok(ask.arrange(records, count, now))
+        if records.len() <= SORTED_HERE || ask.is_plain() {
+            return Ok(ask.arrange(records, count, now));
+        }
+        let ask = ask.clone();
+        let arranged = tokio::task::spawn_blocking(move || ask.arrange(records, count, now)).await;
+        Ok(arranged.expect("sorting does not panic, and a runtime that ends drops who waits for it"))
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Option<Record> {
@@ -338,14 +349,10 @@ impl Store {
     }
 
     pub(crate) fn revoke(&self, id: i64) -> Result<i64, Refusal> {
-        let mut keyspace = self.lock();
+        let mut keyspace = self.lock_to_change();
         let commit = keyspace.revoke(id)?;
         self.note(|| Entry::ended(id, &commit));
-        let publisher = self.hub.publisher();
-        drop(keyspace);
-        let revision = commit.revision;
-        publisher.publish(revision, commit.events);
-        Ok(revision)
+        Ok(self.publish(keyspace, commit))
     }
 
     /// Granted and remaining seconds, and keys on demand.
@@ -356,7 +363,10 @@ impl Store {
 
     /// A look at the key space that takes no time.
     pub(crate) fn look<R>(&self, look: impl FnOnce(&Keyspace) -> R) -> R {
-        look(&self.lock())
+        let keyspace = self.lock();
+        let seen = look(&keyspace);
+        KeyspaceGuard::unlock_fair(keyspace);
+        seen
     }
 
     /// The revision, once everything up to it has been handed to the watches.
@@ -383,8 +393,8 @@ impl Store {
         self.started.elapsed().as_millis() as Millis
     }
 
-    fn lock(&self) -> MutexGuard<'_, Keyspace> {
-        lock(&self.keyspace)
+    fn lock(&self) -> KeyspaceGuard<'_, Keyspace> {
+        self.keyspace.lock()
     }
 
     /// Writes a change through to the disk; the key space is locked meanwhile, so nobody sees it before.
@@ -423,13 +433,35 @@ impl Store {
         &self,
         change: impl FnOnce(&mut Keyspace) -> Result<(R, Commit), E>,
     ) -> Result<(R, i64), E> {
-        let mut keyspace = self.lock();
+        let mut keyspace = self.lock_to_change();
         let (result, commit) = change(&mut keyspace)?;
         self.note(|| Entry::commit(&commit));
-        let publisher = self.hub.publisher();
-        drop(keyspace);
-        publisher.publish(commit.revision, commit.events);
-        Ok((result, commit.revision))
+        Ok((result, self.publish(keyspace, commit)))
+    }
+
+    /// The key space for a change. Its commit has events if anyone wants them: watches begin under the same lock.
+    fn lock_to_change(&self) -> KeyspaceGuard<'_, Keyspace> {
+        let mut keyspace = self.lock();
+        keyspace.set_heard(self.disk.is_some() || self.hub.is_heard());
+        keyspace
+    }
+
+    /// Hands a commit to the watches, in the order of revisions; returns its revision.
+    fn publish(&self, keyspace: KeyspaceGuard<'_, Keyspace>, commit: Commit) -> i64 {
+        if !commit.events.is_empty() {
+            let publisher = self.hub.publisher();
+            drop(keyspace);
+            publisher.publish(commit.revision, commit.events);
+        }
+        commit.revision
+    }
+
+    /// Frees a little of what was compacted; returns whether there is more.
+    fn purge(&self) -> bool {
+        let mut keyspace = self.lock();
+        let more = keyspace.purge(PURGE_STEPS);
+        KeyspaceGuard::unlock_fair(keyspace);
+        more
     }
 
     /// Ends the leases whose time is over; when the next one is. The time is milliseconds since the store was made.

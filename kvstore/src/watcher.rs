@@ -12,7 +12,7 @@ use crate::{
 /// Bytes of events in one step through the log.
 const STEP_BYTES: usize = 512 << 10;
 /// Changes looked at in one step through the log, under one hold of the lock.
-const STEP_CHANGES: usize = 8 * 1024;
+const STEP_CHANGES: usize = 2 * 1024;
 
 /// A watch of a range.
 #[derive(Debug)]

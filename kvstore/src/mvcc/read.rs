@@ -63,10 +63,14 @@ impl Range {
         Self { range, limit: 0, revision: 0, sort: None, filters: Filters::default(), count_only: false }
     }
 
+    /// Whether it neither sorts nor filters.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.sort.is_none() && !self.filters.any()
+    }
+
     /// How many records [`Self::arrange`] needs to see: one over the limit, unless it sorts or filters.
     pub(crate) fn cut(&self) -> usize {
-        let plain = self.sort.is_none() && !self.filters.any();
-        if plain && self.limit > 0 { self.limit.saturating_add(1) } else { usize::MAX }
+        if self.is_plain() && self.limit > 0 { self.limit.saturating_add(1) } else { usize::MAX }
     }
 
     /// The answer, from the records of the range in the order of their keys.

@@ -298,6 +298,56 @@ fn many_keys_split_and_join_blocks_and_stay_in_order() {
 }
 
 #[test]
+fn a_hint_where_to_look_first_never_changes_what_is_found() {
+    let mut store = Keyspace::new();
+    let name = |n: u64| format!("{:04}", n.wrapping_mul(2_654_435_761) % 2003);
+    for n in 0..2003 {
+        put(&mut store, &name(n), 0);
+    }
+    // Blocks whose first keys are gone, so that their floors lie below what they hold.
+    let mut txn = store.write();
+    for n in (0..2003).filter(|n| n % 256 < 40 || n % 3 == 0) {
+        txn.delete_key(format!("{n:04}").as_bytes());
+    }
+    let revision = txn.commit().revision;
+    put(&mut store, "0000", 0);
+    store.compact(revision + 1).unwrap();
+    while store.purge(100) {}
+    let all: Vec<_> = store.index.iter(&store.slots, &KeyRange::all()).collect();
+    assert!(all.len() < 1300, "some are forgotten");
+    for id in all {
+        let key = store.slots.get(id).current.key();
+        let (near, _) = store.index.find(&store.slots, key).unwrap();
+        for n in 0..2003 {
+            let wanted = format!("{n:04}");
+            let found = store.index.find_near(&store.slots, wanted.as_bytes(), Some(near));
+            assert_eq!(found, store.index.find(&store.slots, wanted.as_bytes()), "{wanted} near {near:?}");
+        }
+    }
+}
+
+#[test]
+fn a_commit_that_nobody_hears_changes_the_same() {
+    let mut stores = [Keyspace::new(), Keyspace::new()];
+    let mut events = Vec::new();
+    for (store, heard) in stores.iter_mut().zip([true, false]) {
+        store.set_heard(heard);
+        let mut txn = store.write();
+        for key in ["a", "b", "a"] {
+            txn.put(key.as_bytes(), b"v", 0);
+        }
+        assert_eq!(txn.read_revision(), 2);
+        let commit = txn.commit();
+        assert_eq!(commit.revision, 2);
+        events.push(commit.events.len());
+        assert_eq!(store.revoke(1).unwrap_err(), Refusal::LeaseNotFound { lease: 1 });
+        assert_eq!(store.changes(&KeyRange::all(), 2, usize::MAX, usize::MAX).unwrap().0.len(), 2);
+    }
+    assert_eq!(events, [2, 0]);
+    assert_eq!(stores[0].hash(2), stores[1].hash(2));
+}
+
+#[test]
 fn nothing_changes_when_a_transaction_is_refused() {
     let mut store = Keyspace::new();
     let put = |lease| Op::Put(Put { key: Bytes::from_static(b"k"), lease, ..Put::default() });

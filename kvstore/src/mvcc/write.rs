@@ -2,8 +2,9 @@
 
 use super::{
     Change, Keyspace,
+    index::Place,
     record::{Fields, Record},
-    slots::Slot,
+    slots::{Slot, SlotId},
 };
 use crate::range::KeyRange;
 
@@ -12,7 +13,11 @@ use crate::range::KeyRange;
 pub struct WriteTxn<'a> {
     store: &'a mut Keyspace,
     revision: i64,
+    /// Whether something was changed.
+    changed: bool,
     events: Vec<Committed>,
+    /// Where the last change was: what is written together is often close together.
+    near: Option<Place>,
 }
 
 /// A change of one key.
@@ -27,9 +32,9 @@ pub struct Committed {
 /// What one revision changed.
 #[derive(Clone, Debug, Default)]
 pub struct Commit {
-    /// The store's revision now. It only moved if there are events.
+    /// The store's revision now. It only moved if something was changed.
     pub revision: i64,
-    /// In the order in which it happened.
+    /// In the order in which it happened; empty if the key space was told that nobody wants it.
     pub events: Vec<Committed>,
 }
 
@@ -59,7 +64,7 @@ impl Keyspace {
     }
 
     /// Makes `record` the latest version of its key.
-    fn insert(&mut self, record: Record) -> super::slots::SlotId {
+    fn insert(&mut self, record: Record) -> SlotId {
         let lease = record.fields().lease;
         let dead = record.is_tombstone();
         self.bytes += record.encoded().len();
@@ -102,7 +107,7 @@ impl Keyspace {
     /// Begins the next revision. Nothing else can see the store until [`WriteTxn::commit`].
     pub fn write(&mut self) -> WriteTxn<'_> {
         let revision = self.revision + 1;
-        WriteTxn { store: self, revision, events: Vec::new() }
+        WriteTxn { store: self, revision, changed: false, events: Vec::new(), near: None }
     }
 
     /// The latest version of `key`.
@@ -121,7 +126,7 @@ impl WriteTxn<'_> {
 
     /// The revision that a read now belongs to.
     pub fn read_revision(&self) -> i64 {
-        if self.events.is_empty() { self.revision - 1 } else { self.revision }
+        if self.changed { self.revision } else { self.revision - 1 }
     }
 
     /// Stores a value; `lease` must exist (or be 0). Returns the version before.
@@ -136,17 +141,18 @@ impl WriteTxn<'_> {
             value,
             lease,
         };
-        let found = store.index.find(&store.slots, key);
+        let found = store.index.find_near(&store.slots, key, self.near);
         let (id, prev) = match found {
             Err(place) => {
                 let record = Record::encode(fields(revision, 1), &mut store.scratch);
                 store.bytes += record.encoded().len();
                 let slot = Slot { current: record, history: None, lease_position: 0, dead: false };
                 let id = store.slots.insert(slot);
-                store.index.insert(place, id, &store.slots);
+                self.near = Some(store.index.insert(place, id, &store.slots));
                 (id, None)
             }
             Ok((place, id)) => {
+                self.near = Some(place);
                 let slot = store.slots.get_mut(id);
                 let prev = (!slot.dead).then(|| slot.current.clone());
                 let before = prev.as_ref().map(Record::fields);
@@ -170,8 +176,7 @@ impl WriteTxn<'_> {
                 store.leases.attach(lease, id, &mut store.slots);
             }
         }
-        let record = store.slots.get(id).current.clone();
-        self.log(id, record, prev.clone());
+        self.log(id, prev.as_ref());
         prev
     }
 
@@ -186,13 +191,13 @@ impl WriteTxn<'_> {
         let prev = slot.current.clone();
         let record = Record::tombstone(key, self.revision, &mut store.scratch);
         store.bytes += record.encoded().len();
-        store.bytes -= slot.push(record.clone());
+        store.bytes -= slot.push(record);
         store.index.set_live(place, false);
         let lease = prev.fields().lease;
         if lease != 0 {
             store.leases.detach(lease, id, &mut store.slots);
         }
-        self.log(id, record, Some(prev.clone()));
+        self.log(id, Some(&prev));
         Some(prev)
     }
 
@@ -217,16 +222,23 @@ impl WriteTxn<'_> {
         Commit { revision: self.store.revision, events: self.events }
     }
 
-    fn log(&mut self, slot: super::slots::SlotId, record: Record, prev: Option<Record>) {
+    /// Notes that a slot has a new latest version, in place of `prev`.
+    fn log(&mut self, id: SlotId, prev: Option<&Record>) {
+        self.changed = true;
+        let store = &mut *self.store;
+        let record = &store.slots.get(id).current;
         // A key that changes twice in one revision shows as its last state only.
-        if prev.as_ref().is_some_and(|prev| prev.mod_revision() == self.revision)
-            && let Some(event) = self.events.iter_mut().rev().find(|event| event.record.key() == record.key())
-        {
-            event.record = record;
+        if prev.is_some_and(|prev| prev.mod_revision() == self.revision) {
+            let before = self.events.iter_mut().rev().find(|event| event.record.key() == record.key());
+            if let Some(event) = before {
+                event.record = record.clone();
+            }
             return;
         }
-        self.store.revision = self.revision;
-        self.store.log.push_back(Change { revision: self.revision, slot });
-        self.events.push(Committed { record, prev });
+        if store.heard {
+            self.events.push(Committed { record: record.clone(), prev: prev.cloned() });
+        }
+        store.revision = self.revision;
+        store.log.push_back(Change { revision: self.revision, slot: id });
     }
 }
