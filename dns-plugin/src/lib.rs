@@ -4,8 +4,8 @@
 //! and TCP.
 //!
 //! ```text
-//!  kube-watch ─▶ Table ─▶ Zone ──ArcSwap──▶ respond(packet, zone) ◀── UDP, TCP
-//!               (pure)   (pure, a snapshot)        (pure)
+//!  kube-watch ─▶ Table ─▶ Zone ──ArcSwap──▶ Reply ◀── Handler ◀── hickory-server's Request ◀── UDP, TCP
+//!               (pure)   (pure, a snapshot) (pure)      └────────▶ hickory-server's MessageResponse ──▶
 //! ```
 //!
 //! What always holds: before the first complete lists every question is answered SERVFAIL, never NXDOMAIN; after them, losing the API server
@@ -18,11 +18,13 @@ mod fixture;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod handler;
 mod metrics;
 mod name;
 mod object;
 mod packet;
 mod published;
+mod reply;
 mod server;
 mod service;
 mod source;

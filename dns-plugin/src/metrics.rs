@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
-use crate::packet::Response;
+use crate::handler::Outcome;
 use crate::published::Published;
 
 /// How a question came in.
@@ -151,14 +151,14 @@ impl Metrics {
         metrics
     }
 
-    pub(crate) fn count(&self, transport: Transport, response: Option<&Response>) {
-        let Some(response) = response else {
+    pub(crate) fn count(&self, transport: Transport, outcome: Option<&Outcome>) {
+        let Some(outcome) = outcome else {
             self.dropped.get_or_create(&TransportLabels { transport }).inc();
             return;
         };
-        let labels = Labels { transport, qtype: response.kind.into(), rcode: response.code.into() };
+        let labels = Labels { transport, qtype: outcome.kind.into(), rcode: outcome.code.into() };
         self.responses.get_or_create(&labels).inc();
-        if response.truncated {
+        if outcome.truncated {
             self.truncated.get_or_create(&TransportLabels { transport }).inc();
         }
     }

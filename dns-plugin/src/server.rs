@@ -1,10 +1,14 @@
-//! UDP and TCP: bytes in, [`respond`], bytes out. Nothing waits here but for the network.
+//! UDP and TCP: bytes in, [`Handler`], bytes out. Nothing waits here but for the network.
+//!
+//! hickory-server reads requests, hands them to the handler and writes responses; the sockets are held here, because its own listeners
+//! bound neither tasks nor connections (`docs/decisions/0005-dns-sockets-of-our-own.md`, and the tests in `server/listeners.rs`).
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hickory_server::net::xfer::Protocol;
 use mesh_runtime::BindError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -14,8 +18,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::handler::{Handler, Outbox};
 use crate::metrics::{Metrics, Transport};
-use crate::packet::{Limit, respond};
 use crate::published::Published;
 
 /// No query is as long: a name has 255 octets at most, and an OPT record few options.
@@ -40,9 +44,8 @@ pub struct Server {
 
 #[derive(Clone, Debug)]
 struct Shared {
-    zone: Published,
+    handler: Handler,
     metrics: Metrics,
-    datagram: Limit,
 }
 
 impl Server {
@@ -62,8 +65,8 @@ impl Server {
         for address in addresses {
             sockets.push(bind(*address).await?);
         }
-        let datagram = Limit::Datagram(max_datagram_bytes);
-        Ok(Self { sockets, shared: Shared { zone, metrics, datagram } })
+        let handler = Handler::new(zone, max_datagram_bytes);
+        Ok(Self { sockets, shared: Shared { handler, metrics } })
     }
 
     /// Where it listens, in the order given to [`Server::bind`].
@@ -110,7 +113,9 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, UdpSocket), BindError
 }
 
 async fn udp(socket: Arc<UdpSocket>, shared: Shared, stop: CancellationToken) {
-    let mut query = vec![0; MAX_QUERY_BYTES];
+    // One octet more, by which a longer datagram shows.
+    let mut query = vec![0; MAX_QUERY_BYTES + 1];
+    let outbox = Outbox::default();
     while let Some(received) = stop.run_until_cancelled(socket.recv_from(&mut query)).await {
         let (length, client) = match received {
             Ok(received) => received,
@@ -120,10 +125,14 @@ async fn udp(socket: Arc<UdpSocket>, shared: Shared, stop: CancellationToken) {
                 continue;
             }
         };
-        let response = respond(&query[..length], &shared.zone.zone(), shared.datagram);
-        shared.metrics.count(Transport::Udp, response.as_ref());
-        if let Some(response) = response
-            && let Err(error) = socket.send_to(&response.bytes, client).await
+        if length > MAX_QUERY_BYTES {
+            shared.metrics.count(Transport::Udp, None);
+            continue;
+        }
+        let outcome = shared.handler.answer(&query[..length], client, Protocol::Udp, &outbox).await;
+        shared.metrics.count(Transport::Udp, outcome.as_ref());
+        if outcome.is_some()
+            && let Err(error) = socket.send_to(&outbox.take(), client).await
         {
             debug!(%client, %error, "cannot send a DNS response");
         }
@@ -150,7 +159,7 @@ async fn tcp(listener: TcpListener, permits: Arc<Semaphore>, shared: Shared, sto
         let (shared, stop) = (shared.clone(), stop.clone());
         connections.spawn(async move {
             shared.metrics.connections().inc();
-            if let Err(error) = converse(stream, &shared, &stop).await {
+            if let Err(error) = converse(stream, client, &shared, &stop).await {
                 debug!(%client, %error, "DNS connection ended");
             }
             shared.metrics.connections().dec();
@@ -161,38 +170,60 @@ async fn tcp(listener: TcpListener, permits: Arc<Semaphore>, shared: Shared, sto
 }
 
 /// Answers one query after the other (RFC 7766) until the client closes, is idle, or sends what is no query.
-async fn converse(mut stream: TcpStream, shared: &Shared, stop: &CancellationToken) -> io::Result<()> {
+async fn converse(
+    mut stream: TcpStream,
+    client: SocketAddr,
+    shared: &Shared,
+    stop: &CancellationToken,
+) -> io::Result<()> {
     let mut query = Vec::new();
+    let outbox = Outbox::default();
     loop {
         // Dropping the read at `stop` loses at most a query that has not come in whole.
         let read = timeout(TCP_TIMEOUT, read(&mut stream, &mut query));
         let Some(read) = stop.run_until_cancelled(read).await else { return Ok(()) };
-        if !read?? {
+        let outcome = match read?? {
+            Read::Closed => return Ok(()),
+            Read::TooLong => None,
+            Read::Query => shared.handler.answer(&query, client, Protocol::Tcp, &outbox).await,
+        };
+        shared.metrics.count(Transport::Tcp, outcome.as_ref());
+        if outcome.is_none() {
             return Ok(());
         }
-        let response = respond(&query, &shared.zone.zone(), Limit::Stream);
-        shared.metrics.count(Transport::Tcp, response.as_ref());
-        let Some(response) = response else { return Ok(()) };
-        let length = u16::try_from(response.bytes.len()).map_err(io::Error::other)?;
-        let message = [&length.to_be_bytes()[..], &response.bytes].concat();
+        let response = outbox.take();
+        let length = u16::try_from(response.len()).map_err(io::Error::other)?;
+        let message = [&length.to_be_bytes()[..], &response].concat();
         timeout(TCP_TIMEOUT, stream.write_all(&message)).await??;
     }
 }
 
-/// Reads one message. False if the client has closed the connection, or its message is longer than any query.
-async fn read(stream: &mut TcpStream, query: &mut Vec<u8>) -> io::Result<bool> {
+/// What came of reading one message.
+enum Read {
+    Query,
+    /// The client has closed the connection.
+    Closed,
+    /// Longer than any query; it was not read.
+    TooLong,
+}
+
+async fn read(stream: &mut TcpStream, query: &mut Vec<u8>) -> io::Result<Read> {
     let length = match stream.read_u16().await {
         Ok(length) => usize::from(length),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Read::Closed),
         Err(error) => return Err(error),
     };
     if length > MAX_QUERY_BYTES {
-        return Ok(false);
+        return Ok(Read::TooLong);
     }
     query.resize(length, 0);
     stream.read_exact(query).await?;
-    Ok(true)
+    Ok(Read::Query)
 }
 
+#[cfg(test)]
+mod bounds;
+#[cfg(test)]
+mod listeners;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
 use std::collections::BTreeSet;
 
-use hickory_proto::op::{EdnsFlags, Message};
+use hickory_proto::op::{Edns, EdnsFlags, Message, Query};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
-use hickory_proto::rr::{Name, RData};
+use hickory_proto::rr::{DNSClass, Name, RData, Record};
 use proptest::prelude::*;
 
 use super::*;

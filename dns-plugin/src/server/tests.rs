@@ -12,18 +12,18 @@ use crate::fixture::{self, CASES, check};
 use crate::zone::Zone;
 
 /// What waits for the server gives up after this.
-const PATIENCE: Duration = Duration::from_secs(20);
-const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-struct Running {
-    addresses: Vec<SocketAddr>,
+pub(super) struct Running {
+    pub(super) addresses: Vec<SocketAddr>,
     zone: Published,
-    registry: Registry,
+    pub(super) registry: Registry,
     stop: CancellationToken,
     task: JoinSet<io::Result<()>>,
 }
 
-async fn start(zone: Zone, addresses: &[SocketAddr]) -> Running {
+pub(super) async fn start(zone: Zone, addresses: &[SocketAddr]) -> Running {
     let zone = Published::new(zone);
     let mut registry = Registry::with_prefix("isthmus_dns");
     let metrics = Metrics::register(&mut registry, zone.clone());
@@ -35,13 +35,13 @@ async fn start(zone: Zone, addresses: &[SocketAddr]) -> Running {
     Running { addresses, zone, registry, stop, task }
 }
 
-fn query(name: &str, kind: RecordType) -> Message {
+pub(super) fn query(name: &str, kind: RecordType) -> Message {
     let mut message = Message::new(4711, MessageType::Query, OpCode::Query);
     message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
     message
 }
 
-async fn ask_udp(server: SocketAddr, message: &Message) -> Message {
+pub(super) async fn ask_udp(server: SocketAddr, message: &Message) -> Message {
     let socket = UdpSocket::bind(LOOPBACK).await.unwrap();
     socket.connect(server).await.unwrap();
     socket.send(&message.to_vec().unwrap()).await.unwrap();
@@ -50,20 +50,20 @@ async fn ask_udp(server: SocketAddr, message: &Message) -> Message {
     Message::from_vec(&bytes[..length]).unwrap()
 }
 
-async fn send_tcp(stream: &mut TcpStream, message: &Message) {
+pub(super) async fn send_tcp(stream: &mut TcpStream, message: &Message) {
     let bytes = message.to_vec().unwrap();
     stream.write_u16(bytes.len().try_into().unwrap()).await.unwrap();
     stream.write_all(&bytes).await.unwrap();
 }
 
-async fn receive_tcp(stream: &mut TcpStream) -> Message {
+pub(super) async fn receive_tcp(stream: &mut TcpStream) -> Message {
     let length = timeout(PATIENCE, stream.read_u16()).await.expect("an answer").unwrap();
     let mut bytes = vec![0; usize::from(length)];
     stream.read_exact(&mut bytes).await.unwrap();
     Message::from_vec(&bytes).unwrap()
 }
 
-async fn ask_tcp(server: SocketAddr, message: &Message) -> Message {
+pub(super) async fn ask_tcp(server: SocketAddr, message: &Message) -> Message {
     let mut stream = TcpStream::connect(server).await.unwrap();
     send_tcp(&mut stream, message).await;
     receive_tcp(&mut stream).await
