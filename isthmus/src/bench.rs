@@ -10,11 +10,14 @@
 //! A figure gets a fresh server for each side, loads it and returns readings. What a side costs is read from its
 //! process (`proc`), so the generator, which runs in this process, does not count; only figures of wall time feel it.
 //! Nothing is asserted here: a missed target is a word in the table.
+//!
+//! [`mirror`] measures the mirror of remote clusters in the same way.
 
 mod figures;
 mod keys;
 mod latency;
 mod load;
+pub(crate) mod mirror;
 mod proc;
 mod report;
 mod server;

@@ -16,6 +16,8 @@ pub(crate) enum Unit {
     Bytes,
     /// A quotient.
     Ratio,
+    /// A number of things.
+    Count,
 }
 
 impl Unit {
@@ -39,6 +41,7 @@ impl Unit {
             Self::PerSecond => format!("{} /s", digits(value)),
             Self::Bytes => scaled(&[(1e6, "MB"), (1e3, "kB"), (1.0, "B")]),
             Self::Ratio => format!("{}×", digits(value)),
+            Self::Count => format!("{value:.0}"),
         }
     }
 }
@@ -145,8 +148,8 @@ pub(crate) struct Row {
     name: String,
     unit: Unit,
     isthmus: Option<f64>,
-    etcd: Option<f64>,
-    /// Ours to etcd's.
+    peer: Option<f64>,
+    /// Ours to the peer's.
     ratio: Option<f64>,
     target: Target,
     /// Absent where there is no target, or it is for other sizes.
@@ -171,6 +174,8 @@ pub(crate) struct Machine {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Report {
+    /// Whose values are beside ours.
+    pub(crate) peer: &'static str,
     /// Where.
     pub(crate) machine: Machine,
     /// Whether this binary is an optimised build; else nothing here says anything about speed.
@@ -188,49 +193,49 @@ pub(crate) struct Report {
 
 impl Report {
     /// Adds the two sides of a figure; one may be missing.
-    pub(crate) fn add(&mut self, figure: &str, ours: Option<&Measured>, etcd: Option<&Measured>) {
+    pub(crate) fn add(&mut self, figure: &str, ours: Option<&Measured>, peer: Option<&Measured>) {
         let value = |side: Option<&Measured>, name: &str| {
             side?.readings.iter().find(|reading| reading.name == name).map(|reading| reading.value)
         };
         let mut seen: Vec<&Reading> = Vec::new();
-        for reading in [ours, etcd].into_iter().flatten().flat_map(|side| &side.readings) {
+        for reading in [ours, peer].into_iter().flatten().flat_map(|side| &side.readings) {
             if !seen.iter().any(|other| other.name == reading.name) {
                 seen.push(reading);
             }
         }
         for reading in seen {
-            let (isthmus, etcd) = (value(ours, &reading.name), value(etcd, &reading.name));
-            self.push(figure, reading, isthmus, etcd);
+            let (isthmus, peer) = (value(ours, &reading.name), value(peer, &reading.name));
+            self.push(figure, reading, isthmus, peer);
         }
         let cost = |name: &str, unit: Unit, of: fn(&Measured) -> f64| {
             let reading = Reading { name: name.to_owned(), unit, value: 0.0, target: Target::None };
-            (reading, ours.map(of), etcd.map(of))
+            (reading, ours.map(of), peer.map(of))
         };
-        for (reading, isthmus, etcd) in [
+        for (reading, isthmus, peer) in [
             cost("CPU of the servers, all of the figure", Unit::CpuSeconds, |side| side.cpu_seconds),
             cost("peak memory", Unit::Bytes, |side| side.peak_bytes as f64),
         ] {
             let there = |value: Option<f64>| value.filter(|value| *value > 0.0);
-            if there(isthmus).or(there(etcd)).is_some() {
-                self.push(figure, &reading, there(isthmus), there(etcd));
+            if there(isthmus).or(there(peer)).is_some() {
+                self.push(figure, &reading, there(isthmus), there(peer));
             }
         }
-        for (side, measured) in [("isthmus", ours), ("etcd", etcd)] {
+        for (side, measured) in [("isthmus", ours), (self.peer, peer)] {
             let notes = measured.into_iter().flat_map(|measured| &measured.notes);
             self.notes.extend(notes.map(|note| format!("{figure}, {side}: {note}")));
         }
     }
 
-    fn push(&mut self, figure: &str, reading: &Reading, isthmus: Option<f64>, etcd: Option<f64>) {
+    fn push(&mut self, figure: &str, reading: &Reading, isthmus: Option<f64>, peer: Option<f64>) {
         let applies = self.standard && self.optimised;
-        let bound = reading.target.bound(etcd).filter(|_| applies);
+        let bound = reading.target.bound(peer).filter(|_| applies);
         self.rows.push(Row {
             figure: figure.to_owned(),
             name: reading.name.clone(),
             unit: reading.unit,
             isthmus,
-            etcd,
-            ratio: isthmus.zip(etcd).filter(|(_, etcd)| *etcd > 0.0).map(|(isthmus, etcd)| isthmus / etcd),
+            peer,
+            ratio: isthmus.zip(peer).filter(|(_, peer)| *peer > 0.0).map(|(isthmus, peer)| isthmus / peer),
             target: reading.target,
             met: bound.zip(isthmus).map(|(bound, value)| bound.holds(value)),
         });
@@ -239,18 +244,18 @@ impl Report {
     /// A Markdown table and what must be known about it.
     pub(crate) fn text(&self) -> String {
         let mut rows =
-            vec![["figure", "reading", "isthmus", "etcd", "ratio", "target", ""].map(str::to_owned)];
+            vec![["figure", "reading", "isthmus", self.peer, "ratio", "target", ""].map(str::to_owned)];
         for row in &self.rows {
             let shown =
                 |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| row.unit.text(value));
             let applies = self.standard && self.optimised;
-            let bound = row.target.bound(row.etcd).filter(|_| applies);
+            let bound = row.target.bound(row.peer).filter(|_| applies);
             let met = row.met.map_or("", |met| if met { "met" } else { "**missed**" });
             rows.push([
                 row.figure.clone(),
                 row.name.clone(),
                 shown(row.isthmus),
-                shown(row.etcd),
+                shown(row.peer),
                 row.ratio.map_or_else(|| "-".to_owned(), |ratio| Unit::Ratio.text(ratio)),
                 bound.map_or_else(String::new, |bound| bound.text(row.unit)),
                 met.to_owned(),
@@ -337,7 +342,8 @@ mod tests {
             kernel: "6".to_owned(),
             load: "0.1".to_owned(),
         };
-        Report { machine, optimised: true, tls: false, standard, rows: Vec::new(), notes: Vec::new() }
+        let (rows, notes) = (Vec::new(), Vec::new());
+        Report { peer: "etcd", machine, optimised: true, tls: false, standard, rows, notes }
     }
 
     fn side(value: f64, peak_bytes: u64) -> Measured {

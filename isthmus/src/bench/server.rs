@@ -34,10 +34,20 @@ pub(crate) enum Side {
 /// Certificates of the server and of its clients, by one CA, for this run.
 pub(crate) struct Credentials {
     directory: PathBuf,
-    client: Arc<rustls::ClientConfig>,
+    pub(super) client: Arc<rustls::ClientConfig>,
 }
 
 impl Credentials {
+    /// Where they are.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where in `directory` the client's files are; the server's are in `directory` itself.
+    pub(crate) fn client_directory(directory: &Path) -> PathBuf {
+        directory.join("client")
+    }
+
     /// Issues them into `directory`.
     ///
     /// # Errors
@@ -59,6 +69,15 @@ impl Credentials {
             false,
         )?;
         let client = authority.issue(&Leaf::Client { user: name("root")? }, now, VALID_FOR)?;
+        files::write(
+            &Self::client_directory(directory),
+            &[
+                File { name: KEY, content: client.key.expose(), mode: Mode::Secret },
+                File { name: CERTIFICATE, content: &client.certificate, mode: Mode::Public },
+                File { name: CA_CERTIFICATE, content: &ca.certificate, mode: Mode::Public },
+            ],
+            false,
+        )?;
         let der = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes());
         let mut roots = rustls::RootCertStore::empty();
         roots.add(der(&ca.certificate)?)?;
@@ -103,16 +122,29 @@ impl Server {
             address: free_address()?,
             tls: credentials.map(|credentials| Arc::clone(&credentials.client)),
         };
-        let mut command = command(side, &own, endpoint.address, credentials)?;
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(&log)?);
+        let command = command(side, &own, endpoint.address, credentials)?;
+        Self::spawn(&side.to_string(), command, endpoint, &log).await
+    }
+
+    /// Starts a server by `command`, its log in the file `log`, and waits for its first answer to a read.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub(crate) async fn spawn(
+        what: &str,
+        mut command: Command,
+        endpoint: Endpoint,
+        log: &Path,
+    ) -> anyhow::Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(log)?);
         let started = Instant::now();
-        let child = command.spawn().with_context(|| format!("start {}", side.program().display()))?;
+        let child = command.spawn().with_context(|| format!("start {what}"))?;
         let mut server = Self { child, endpoint, ready_after: Duration::ZERO };
         let answered = tokio::time::timeout(START_LIMIT, server.answers()).await;
         if !matches!(answered, Ok(Ok(()))) {
-            let log = std::fs::read_to_string(&log).unwrap_or_default();
+            let log = std::fs::read_to_string(log).unwrap_or_default();
             let end: Vec<&str> = log.lines().rev().take(3).collect();
-            bail!("{side} does not answer: {}", end.join(" | "));
+            bail!("{what} does not answer: {}", end.join(" | "));
         }
         server.ready_after = started.elapsed();
         Ok(server)
@@ -236,6 +268,6 @@ fn command(
 }
 
 /// An address that nobody listens on just now. Who takes it before the server does makes the start fail.
-fn free_address() -> anyhow::Result<SocketAddr> {
+pub(super) fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }

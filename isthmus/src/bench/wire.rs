@@ -152,6 +152,17 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
+    /// Waits for the next message and decodes it.
+    ///
+    /// # Errors
+    /// When the server ends the stream or cancels a watch.
+    pub(crate) async fn next(&mut self) -> anyhow::Result<pb::WatchResponse> {
+        let message = self.answers.message().await?.context("the server ended the watch")?;
+        let answer = pb::WatchResponse::decode(message)?;
+        ensure!(!answer.canceled, "the server cancelled the watch: {}", answer.cancel_reason);
+        Ok(answer)
+    }
+
     /// Waits for the next message and counts its events.
     ///
     /// # Errors

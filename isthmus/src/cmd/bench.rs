@@ -1,5 +1,6 @@
 //! `isthmus bench`.
 
+use crate::bench::mirror::{NodeArgs, PeersArgs};
 use crate::bench::{Context, Credentials, Figure, Machine, Report, Side, Sizes};
 use crate::exit::{Exit, Usage};
 use crate::out::FormatArgs;
@@ -8,6 +9,8 @@ use clap::ValueEnum as _;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+
+mod mirror;
 
 /// Where memory is a file system.
 const TMPFS: &str = "/dev/shm";
@@ -23,6 +26,13 @@ pub(crate) struct Args {
 enum Command {
     /// Measure the store beside a real etcd: both in memory, with equal TLS settings, in one run.
     Store(StoreArgs),
+    /// Measure the mirror of up to 250 generated clusters into the store of this one.
+    Mirror(mirror::Args),
+    /// Serve generated clusters as etcd v3 servers, each on a port of its own, for a mirror to read.
+    Peers(PeersArgs),
+    /// What `mirror` measures.
+    #[command(hide = true)]
+    Node(NodeArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -68,21 +78,16 @@ impl Args {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         match self.command {
             Command::Store(args) => args.run(),
+            Command::Mirror(args) => args.run(),
+            Command::Peers(args) => args.run(),
+            Command::Node(args) => args.run(),
         }
     }
 }
 
 impl StoreArgs {
     fn run(self) -> anyhow::Result<Exit> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let report = runtime.block_on(async {
-            tokio::select! {
-                report = self.measure() => report.map(Some),
-                // The servers end with what is dropped here.
-                () = mesh_runtime::terminate_signal() => Ok(None),
-            }
-        })?;
-        let Some(report) = report else { return Ok(Exit::Failed) };
+        let Some(report) = until_stopped(self.measure())? else { return Ok(Exit::Failed) };
         self.format.print(&report, Report::text)?;
         Ok(Exit::Done)
     }
@@ -96,10 +101,10 @@ impl StoreArgs {
         let figures = if self.figure.is_empty() { Figure::value_variants() } else { &self.figure };
         let ours = Side::Isthmus(std::env::current_exe().context("find the program that runs")?);
         let etcd = if self.no_etcd { None } else { Some(Side::Etcd(self.etcd()?)) };
-        let base = if Path::new(TMPFS).is_dir() { PathBuf::from(TMPFS) } else { std::env::temp_dir() };
-        let directory = tempfile::Builder::new().prefix("isthmus-bench-").tempdir_in(base)?;
+        let directory = directory()?;
         let credentials = Credentials::issue(&directory.path().join("tls"))?;
         let mut report = Report {
+            peer: "etcd",
             machine: machine(),
             optimised: !cfg!(debug_assertions),
             tls: self.tls,
@@ -135,6 +140,23 @@ impl StoreArgs {
             )
         })
     }
+}
+
+/// For the files of a run; in memory, where that is a file system.
+fn directory() -> anyhow::Result<tempfile::TempDir> {
+    let base = if Path::new(TMPFS).is_dir() { PathBuf::from(TMPFS) } else { std::env::temp_dir() };
+    Ok(tempfile::Builder::new().prefix("isthmus-bench-").tempdir_in(base)?)
+}
+
+/// Measures until done or told to stop. The child processes end with what is dropped.
+fn until_stopped<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<Option<T>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        tokio::select! {
+            done = work => done.map(Some),
+            () = mesh_runtime::terminate_signal() => Ok(None),
+        }
+    })
 }
 
 /// Progress, on standard error. Nobody may be reading it.
