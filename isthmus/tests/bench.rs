@@ -23,7 +23,7 @@ fn both_sides_have(line: &str, readings: &[&str]) {
             .iter()
             .find(|row| row["name"] == *reading)
             .unwrap_or_else(|| panic!("{reading}: {report:#}"));
-        for side in ["isthmus", "etcd", "ratio"] {
+        for side in ["isthmus", "peer", "ratio"] {
             assert!(row[side].as_f64().is_some_and(f64::is_finite), "{reading}, {side}: {report:#}");
         }
     }

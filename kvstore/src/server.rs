@@ -38,11 +38,11 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::{clients::Clients, metrics::Metrics, tls::Reloading, tokens::Tokens};
 pub use self::{
     config::{Listen, ServerConfig, ServerLimits},
     tls::ServerTls,
 };
-use self::{clients::Clients, metrics::Metrics, tls::Reloading, tokens::Tokens};
 use crate::{client::CredentialsError, proto::etcdserverpb as pb, store::Store};
 
 /// How often certificate files are looked at.

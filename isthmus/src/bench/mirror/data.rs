@@ -13,7 +13,7 @@ const STAMP_DIGITS: usize = 16;
 /// What comes before the name of a pod, which ends in the stamp.
 const POD_NAME: &[u8] = b"\"K8sPodName\":\"";
 /// In front of the stamp; its length gives keys and values together the mean of what the peer was measured with.
-const POD: &str = "shopping-cart-backend-6c8f7d9b54-x7k2p";
+const POD: &str = "cart-v2-6c8f7d9b54-x7k2p";
 
 /// How much a generated cluster exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Args, serde::Serialize)]

@@ -121,7 +121,12 @@ pub(super) fn translate(flags: &[OsString]) -> anyhow::Result<Translated> {
             "auto-compaction-retention" => retention = value,
             // etcd's 0 is its default.
             "quota-backend-bytes" if value == "0" => {}
-            same if SAME.contains(&same) => ours.push(format!("--{same}={value}")),
+            // Of a flag that comes twice, etcd takes the last.
+            same if SAME.contains(&same) => {
+                let flag = format!("--{same}=");
+                ours.retain(|earlier| !earlier.starts_with(&flag));
+                ours.push(flag + &value);
+            }
             other if IGNORED.contains(&other) => drop(ignored.insert(other.to_owned())),
             other => {
                 let nearest = nearest(other);
