@@ -72,6 +72,40 @@ pub struct Config {
     pub identity_namespace: String,
     /// How long such a record stays when no pod needs it.
     pub identity_grace: Duration,
+    /// With [`Cni::Cilium`], how long to wait for Cilium's definitions before giving up; `None` is as long as it takes.
+    pub crd_wait: Option<Duration>,
+    /// How replicas agree on who writes to Kubernetes; `None` if there is one only.
+    pub leases: Option<Leases>,
+}
+
+/// The times of a leader election; the defaults are those of Cilium's operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leases {
+    /// Namespace of the Lease.
+    pub namespace: String,
+    /// What this replica calls itself; no two may have the same.
+    pub identity: String,
+    /// How long a Lease holds when its holder is silent; whole seconds.
+    pub duration: Duration,
+    /// How long its holder writes without having renewed it.
+    pub renew_deadline: Duration,
+    /// How often it is renewed, or looked at.
+    pub retry: Duration,
+}
+
+impl Default for Leases {
+    /// An identity of its own each time: the host's name, and a random number.
+    fn default() -> Self {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let number = (mesh_runtime::jitter() * f64::from(u32::MAX)) as u32;
+        Self {
+            namespace: "kube-system".to_owned(),
+            identity: format!("{}-{number:08x}-{}", host.trim(), std::process::id()),
+            duration: Duration::from_secs(15),
+            renew_deadline: Duration::from_secs(10),
+            retry: Duration::from_secs(2),
+        }
+    }
 }
 
 /// Why a configuration cannot work.
@@ -84,6 +118,19 @@ pub enum ConfigError {
     /// It is not the name of a namespace.
     #[error("identity namespace {0:?}: expected the name of a namespace")]
     IdentityNamespace(String),
+    /// Another replica could take over while this one still writes, or no renewal would come in time.
+    #[error("leader election: expected retry {retry:?} < renew deadline {renew_deadline:?} < lease duration {duration:?}")]
+    Leases {
+        /// See [`Leases`].
+        duration: Duration,
+        /// See [`Leases`].
+        renew_deadline: Duration,
+        /// See [`Leases`].
+        retry: Duration,
+    },
+    /// It is not the name of a namespace.
+    #[error("leader election namespace {0:?}: expected the name of a namespace")]
+    LeaseNamespace(String),
 }
 
 impl Config {
@@ -100,6 +147,8 @@ impl Config {
             service_proxy_name: String::new(),
             identity_namespace: "kube-system".to_owned(),
             identity_grace: Duration::from_secs(3600),
+            crd_wait: None,
+            leases: None,
         }
     }
 
@@ -111,13 +160,25 @@ impl Config {
         if !LEASE_TTL.contains(&self.lease_ttl) {
             return Err(ConfigError::LeaseTtl(self.lease_ttl));
         }
-        let namespace = &self.identity_namespace;
-        let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if namespace.is_empty() || namespace.len() > 63 || !namespace.chars().all(label) {
-            return Err(ConfigError::IdentityNamespace(namespace.clone()));
+        if !is_namespace(&self.identity_namespace) {
+            return Err(ConfigError::IdentityNamespace(self.identity_namespace.clone()));
+        }
+        if let Some(Leases { namespace, duration, renew_deadline, retry, .. }) = &self.leases {
+            if !is_namespace(namespace) {
+                return Err(ConfigError::LeaseNamespace(namespace.clone()));
+            }
+            if retry >= renew_deadline || renew_deadline >= duration {
+                let (duration, renew_deadline, retry) = (*duration, *renew_deadline, *retry);
+                return Err(ConfigError::Leases { duration, renew_deadline, retry });
+            }
         }
         Ok(())
     }
+}
+
+fn is_namespace(name: &str) -> bool {
+    let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    !name.is_empty() && name.len() <= 63 && name.chars().all(label)
 }
 
 #[cfg(test)]
@@ -136,6 +197,21 @@ mod tests {
             let config = Config { identity_namespace: namespace.into(), ..config() };
             assert_eq!(config.validate(), Err(ConfigError::IdentityNamespace(namespace.into())));
         }
+    }
+
+    #[test]
+    fn a_lease_outlives_its_holders_writes() {
+        let leases = |renew, retry| Leases {
+            renew_deadline: Duration::from_secs(renew),
+            retry: Duration::from_secs(retry),
+            ..Leases::default()
+        };
+        for (leases, works) in [(leases(10, 2), true), (leases(15, 2), false), (leases(2, 2), false)] {
+            let local = LocalCluster::new("west", 3, 255).unwrap();
+            let config = Config { leases: Some(leases), ..Config::new(local) };
+            assert_eq!(config.validate().is_ok(), works, "{config:?}");
+        }
+        assert_ne!(Leases::default().identity, Leases::default().identity);
     }
 
     #[test]

@@ -15,12 +15,16 @@ use tokio::sync::watch;
 
 use crate::announce::{self, ExportsReadable};
 use crate::board::{Board, Status};
-use crate::config::{Config, ConfigError};
+use crate::config::{Cni, Config, ConfigError};
+use crate::discovery;
 use crate::metrics::Series;
 use crate::round::{self, Context};
 
 /// Waits before a task that failed starts again.
 const RESTART: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+
+/// How often Cilium's definitions are looked for while they are waited for.
+const DEFINITIONS_EVERY: Duration = Duration::from_secs(1);
 
 /// An exporter that was started; clones show the same one.
 #[derive(Clone, Debug)]
@@ -40,7 +44,8 @@ impl Handle {
 ///
 /// The tasks belong to `tasks`; readiness waits for each canary; the series are registered below the prefix of
 /// `metrics`. Stopping deletes nothing: the keys stay until the next start, or until their leases end. Returns at
-/// once, whether or not the API server or the store can be reached.
+/// once, whether or not the API server or the store can be reached. Numeric identities are written only while `leading`;
+/// see [`crate::elect`].
 ///
 /// # Errors
 /// [`ConfigError`] if the configuration cannot work.
@@ -48,11 +53,26 @@ pub fn start(
     config: Config,
     kube: kube::Client,
     store: Arc<dyn Client>,
+    leading: watch::Receiver<bool>,
     tasks: &Spawner,
     readiness: &Readiness,
     metrics: &mut Registry,
 ) -> Result<Handle, ConfigError> {
     config.validate()?;
+    if let Some(limit) = config.crd_wait.filter(|_| config.cni == Cni::Cilium) {
+        let kube = kube.clone();
+        tasks.spawn("definitions", Restart::Never, move |stop| {
+            let awaited = await_definitions(kube.clone(), limit);
+            async move {
+                if let Some(late) = stop.run_until_cancelled(awaited).await {
+                    late?;
+                }
+                // It is essential until it has found them, and has nothing to do from then on.
+                stop.cancelled().await;
+                Ok::<(), DefinitionsAbsent>(())
+            }
+        });
+    }
     let writers: BTreeMap<_, _> = Resource::ALL
         .into_iter()
         .map(|resource| (resource, writer(&config.local, resource, config.lease_ttl)))
@@ -99,9 +119,27 @@ pub fn start(
         }
     });
 
-    let context = Context { config: Arc::new(config), client: kube, board: board.clone(), writers, readable };
+    let context =
+        Context { config: Arc::new(config), client: kube, board: board.clone(), writers, readable, leading };
     tasks.spawn("export", Restart::WithBackoff(RESTART), move |stop| round::run(context.clone(), stop));
     Ok(Handle { board })
+}
+
+/// Cilium's definitions did not appear in time.
+#[derive(Debug, thiserror::Error)]
+#[error("the API server does not have Cilium's definitions (CiliumNode, CiliumIdentity, CiliumEndpoint) after {limit:?}: is Cilium installed?")]
+struct DefinitionsAbsent {
+    limit: Duration,
+}
+
+/// Ends when all of them are there.
+async fn await_definitions(kube: kube::Client, limit: Duration) -> Result<(), DefinitionsAbsent> {
+    let all = async {
+        while !discovery::has_cilium(&kube).await {
+            tokio::time::sleep(DEFINITIONS_EVERY).await;
+        }
+    };
+    tokio::time::timeout(limit, all).await.map_err(|_elapsed| DefinitionsAbsent { limit })
 }
 
 fn writer(local: &LocalCluster, resource: Resource, lease_ttl: Duration) -> SyncWriter {

@@ -76,6 +76,12 @@ pub(crate) async fn ask(client: &Client, config: &Config) -> Result<Discovered, 
     Ok(Discovered { cilium, exports })
 }
 
+/// Whether the API server answers and has every definition of Cilium that is read.
+pub(crate) async fn has_cilium(client: &Client) -> bool {
+    let served = served(client, "cilium.io/v2").await.unwrap_or_default();
+    CILIUM_PLURALS.iter().all(|wanted| served.iter().any(|plural| plural == wanted))
+}
+
 /// Plurals of the resources in a group version; none if the API server does not have it.
 async fn served(client: &Client, group_version: &str) -> Result<Vec<String>, kube::Error> {
     match client.list_api_group_resources(group_version).await {

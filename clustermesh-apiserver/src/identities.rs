@@ -59,12 +59,13 @@ pub(crate) struct Identities {
 }
 
 impl Identities {
-    /// Nothing is asked before [`Self::run`]. Also gives the status of the watch of the ConfigMaps.
+    /// Nothing is asked before [`Self::run`], and nothing written unless `leading`. Also gives the status of the watch of the ConfigMaps.
     pub(crate) fn new(
         client: Client,
         config: &Config,
         wanted: watch::Receiver<Wanted>,
         told: watch::Sender<Told>,
+        leading: watch::Receiver<bool>,
     ) -> (Self, watch::Receiver<WatchStatus>) {
         let resource = Resource::new("", "v1", "ConfigMap", "configmaps")
             .in_namespace(&config.identity_namespace)
@@ -78,6 +79,7 @@ impl Identities {
             allocator: Allocator::new(space, config.identity_grace),
             wanted,
             told,
+            leading,
             listed: false,
             retry: RETRY.retry(),
         };
@@ -101,6 +103,7 @@ struct Keeper {
     allocator: Allocator,
     wanted: watch::Receiver<Wanted>,
     told: watch::Sender<Told>,
+    leading: watch::Receiver<bool>,
     listed: bool,
     retry: Retry,
 }
@@ -138,12 +141,16 @@ impl Keeper {
                     Err(_exporter_is_gone) => return,
                 },
                 _ = collect.tick() => {}
+                () = led(&mut self.leading) => {}
                 () = retry => {}
             }
             if self.listed {
-                let written = stop.run_until_cancelled(self.write()).await;
-                let Some(written) = written else { return };
-                again = self.outcome(written);
+                // Whoever does not lead reads what the leader writes.
+                if *self.leading.borrow() {
+                    let written = stop.run_until_cancelled(self.write()).await;
+                    let Some(written) = written else { return };
+                    again = self.outcome(written);
+                }
                 self.tell();
             }
         }
@@ -258,6 +265,13 @@ impl Keeper {
             }
             changed
         });
+    }
+}
+
+/// Ends when the standing changes; never, where it is settled.
+async fn led(leading: &mut watch::Receiver<bool>) {
+    if leading.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

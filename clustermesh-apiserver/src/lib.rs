@@ -18,11 +18,15 @@ mod daemon;
 mod discovery;
 pub mod export;
 mod identities;
+mod leader;
 pub mod mcs;
 mod metrics;
 mod round;
+mod users;
 mod watches;
 
 pub use board::{KindStatus, ResourceStatus, Status, WithheldCount};
-pub use config::{Cni, Config, ConfigError, UnknownCni};
+pub use config::{Cni, Config, ConfigError, Leases, UnknownCni};
 pub use daemon::{Handle, start};
+pub use leader::{elect, while_leading};
+pub use users::keep_users;

@@ -37,6 +37,8 @@ pub(crate) struct Context {
     pub(crate) board: Board,
     pub(crate) writers: Arc<BTreeMap<Resource, SyncWriter>>,
     pub(crate) readable: watch::Sender<ExportsReadable>,
+    /// Whether this replica may write to Kubernetes.
+    pub(crate) leading: watch::Receiver<bool>,
 }
 
 /// Why a round broke down; the next one begins after a while.
@@ -95,7 +97,13 @@ impl Context {
         let (wanted, wanted_labels) = watch::channel(Wanted::default());
         let (told, numbers) = watch::channel(Told::default());
         let identities = (!found.cilium).then(|| {
-            let (identities, status) = Identities::new(self.client.clone(), config, wanted_labels, told);
+            let (identities, status) = Identities::new(
+                self.client.clone(),
+                config,
+                wanted_labels,
+                told,
+                self.leading.clone(),
+            );
             statuses.insert(Kind::IdentityRecord, status);
             identities
         });

@@ -3,42 +3,26 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-/// A name and what its subcommands are called here.
+/// A name and the command that it stands for.
 struct Applet {
     name: &'static str,
     /// The command that all of its arguments are for.
     command: &'static [&'static str],
-    subcommands: &'static [(&'static str, &'static str)],
 }
 
 /// Names of Cilium's chart (docs: `clustermesh-apiserver` of the Deployment template).
 const APPLETS: &[Applet] = &[
-    Applet {
-        name: "clustermesh-apiserver",
-        command: &[],
-        subcommands: &[
-            ("clustermesh", "clustermesh-apiserver"),
-            ("kvstoremesh", "kvstoremesh"),
-            ("etcdinit", "etcdinit"),
-        ],
-    },
-    Applet { name: "etcd", command: &["store", "etcd"], subcommands: &[] },
+    Applet { name: "clustermesh-apiserver", command: &["cilium"] },
+    Applet { name: "etcd", command: &["store", "etcd"] },
 ];
 
 /// Turns a call by another name into the same call of `isthmus`; all else passes unchanged.
 pub(crate) fn rewrite(mut args: Vec<OsString>) -> Vec<OsString> {
     let called = args.first().and_then(|path| Path::new(path).file_name()).map(OsString::from);
-    let Some(applet) =
-        APPLETS.iter().find(|applet| called.as_deref().is_some_and(|name| name == applet.name))
-    else {
-        return args;
-    };
-    if let Some(given) = args.get_mut(1)
-        && let Some((_, ours)) = applet.subcommands.iter().find(|(theirs, _)| given.as_os_str() == *theirs)
-    {
-        *given = OsString::from(ours);
+    let applet = APPLETS.iter().find(|applet| called.as_deref().is_some_and(|name| name == applet.name));
+    if let Some(applet) = applet {
+        args.splice(1..1, applet.command.iter().map(OsString::from));
     }
-    args.splice(1..1, applet.command.iter().map(OsString::from));
     args
 }
 
@@ -54,16 +38,11 @@ mod tests {
             (
                 "exporter",
                 "/usr/bin/clustermesh-apiserver clustermesh --x",
-                "/usr/bin/clustermesh-apiserver clustermesh-apiserver --x",
+                "/usr/bin/clustermesh-apiserver cilium clustermesh --x",
             ),
-            ("mirror", "clustermesh-apiserver kvstoremesh", "clustermesh-apiserver kvstoremesh"),
-            (
-                "users",
-                "clustermesh-apiserver etcdinit --cluster-name=x",
-                "clustermesh-apiserver etcdinit --cluster-name=x",
-            ),
+            ("mirror", "clustermesh-apiserver kvstoremesh", "clustermesh-apiserver cilium kvstoremesh"),
             ("store", "/usr/bin/etcd --name=x", "/usr/bin/etcd store etcd --name=x"),
-            ("flag only", "clustermesh-apiserver --help", "clustermesh-apiserver --help"),
+            ("flag only", "clustermesh-apiserver --help", "clustermesh-apiserver cilium --help"),
             ("nothing at all", "", ""),
         ];
         for (name, given, expected) in cases {

@@ -15,13 +15,20 @@ pub(crate) struct Cli {
     command: Command,
 }
 
+impl Cli {
+    /// Runs the command.
+    pub(crate) fn run(self) -> anyhow::Result<Exit> {
+        self.command.run()
+    }
+}
+
 /// Runs what `args` ask for; `args[0]` is the name it was called by.
 pub(crate) fn main(args: Vec<OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(applet::rewrite(args)) {
         Ok(cli) => cli,
         Err(answer) => return say(&answer),
     };
-    match cli.command.run() {
+    match cli.run() {
         Ok(exit) => exit.into(),
         Err(error) => {
             out::complain(&error);

@@ -7,6 +7,8 @@ use clap::Subcommand;
 mod agent;
 mod bench;
 mod certs;
+mod cilium;
+mod cluster;
 mod clustermesh_apiserver;
 mod completion;
 mod dns;
@@ -26,6 +28,9 @@ pub(crate) enum Command {
     Bench(bench::Args),
     /// Issue and show certificates: a CA, servers, clients.
     Certs(certs::Args),
+    /// Be Cilium's image, by Cilium's flags; what this program does when it is started as `clustermesh-apiserver`.
+    #[command(hide = true, disable_help_flag = true)]
+    Cilium(cilium::Args),
     /// Export this cluster's nodes, identities, endpoints, services and exports into its store.
     ClustermeshApiserver(Box<clustermesh_apiserver::Args>),
     /// Print a completion script for a shell.
@@ -51,6 +56,7 @@ impl Command {
             Self::Agent(args) => args.run(),
             Self::Bench(args) => args.run(),
             Self::Certs(args) => args.run(),
+            Self::Cilium(args) => args.run(),
             Self::ClustermeshApiserver(args) => args.run(),
             Self::Completion(args) => args.run(),
             Self::Dns(args) => args.run(),

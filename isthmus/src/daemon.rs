@@ -33,6 +33,7 @@ use serde::Serialize;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::time::Duration;
+use tokio::net::TcpListener;
 use tracing::info;
 
 /// How long the runtime waits for blocking work after all tasks have ended.
@@ -67,6 +68,11 @@ impl DaemonArgs {
         self.health_listen = self.health_listen.or(address);
         self
     }
+
+    /// Where health answers, if that was said.
+    pub(crate) fn health_listen(&self) -> Option<SocketAddr> {
+        self.health_listen
+    }
 }
 
 /// What is fixed about a daemon.
@@ -89,9 +95,19 @@ pub(crate) struct Daemon {
     /// Where its series are registered, already under its prefix.
     pub(crate) metrics: Registry,
     pages: Vec<Box<dyn FnOnce(Health) -> Health + Send>>,
+    listeners: Vec<(&'static str, TcpListener)>,
 }
 
 impl Daemon {
+    /// Answers at `address` too, as the health listener does.
+    pub(crate) async fn listen(&mut self, what: &'static str, address: SocketAddr) -> anyhow::Result<()> {
+        let listener = bind(what, address).await?;
+        let address = listener.local_addr().context("read the address of a listener")?;
+        info!(%address, "{what} answers too");
+        self.listeners.push((what, listener));
+        Ok(())
+    }
+
     /// Answers `GET path` on the health listener with `page` as JSON.
     pub(crate) fn page<T: Serialize>(
         &mut self,
@@ -137,7 +153,7 @@ async fn serve(
     let tasks = Supervisor::new(args.shutdown_grace);
     let build = BuildInfo { version: VERSION, revision: REVISION };
     let metrics = registry(spec.metrics_prefix, build, tasks.spawner());
-    let mut daemon = Daemon { tasks, readiness: Readiness::new(), metrics, pages: Vec::new() };
+    let mut daemon = Daemon { tasks, readiness: Readiness::new(), metrics, pages: Vec::new(), listeners: Vec::new() };
     let status = daemon.tasks.spawner();
     daemon.page("/tasks", move || status.status());
     tokio::select! {
@@ -146,8 +162,12 @@ async fn serve(
         () = &mut stop => return Ok(Exit::Done),
     }
 
-    let Daemon { tasks, readiness, metrics, pages } = daemon;
+    let Daemon { tasks, readiness, metrics, pages, listeners } = daemon;
     let health = pages.into_iter().fold(Health::new(readiness, metrics), |health, page| page(health));
+    for (what, listener) in listeners {
+        let health = health.clone();
+        tasks.spawn_once(what, |stop| health.serve(listener, stop));
+    }
     tasks.spawn_once("health", |stop| health.serve(listener, stop));
     tasks.until(stop).await?;
     info!(daemon = spec.name, "stopped");

@@ -18,6 +18,7 @@ mod daemon;
 mod duration;
 mod exit;
 mod http;
+mod listen;
 mod out;
 mod store;
 

@@ -2,20 +2,32 @@
 
 use crate::duration;
 use crate::exit::Usage;
-use kvstore::{EtcdConfig, EtcdConfigFile, OnNewCluster};
-use mesh_runtime::Chain;
+use futures::future::BoxFuture;
+use kvstore::{Client, Error, EtcdClient, EtcdConfig, EtcdConfigFile, OnNewCluster};
+use limiter::{Limiter, Limits};
+use mesh_runtime::{Backoff, Chain, Readiness, Restart, Spawner};
+use observed::Observed;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 use tracing::info;
+
+mod limiter;
+mod observed;
+mod series;
+
+pub(crate) use series::StoreSeries;
 
 /// Arguments of daemons that use their cluster's store.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Store")]
 pub(crate) struct StoreArgs {
     /// The store: `etcd.config=FILE` (an etcd client configuration in YAML) or `etcd.address=URL`. Also
-    /// etcd.keepaliveHeartbeat and etcd.keepaliveTimeout; etcd.qps, etcd.bootstrapQps, etcd.maxInflight and
-    /// etcd.limit are accepted and have no effect.
+    /// etcd.keepaliveHeartbeat and etcd.keepaliveTimeout; etcd.qps, etcd.bootstrapQps (until the daemon is ready) and
+    /// etcd.maxInflight limit requests, of which each may carry many keys [default: no limit]. etcd.limit is accepted
+    /// and has no effect.
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',')]
     kvstore_opt: Vec<StoreOption>,
 
@@ -25,13 +37,16 @@ pub(crate) struct StoreArgs {
 }
 
 /// One `--kvstore-opt`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 enum StoreOption {
     Config(PathBuf),
     Address(String),
     KeepAlive(Duration),
     KeepAliveTimeout(Duration),
-    /// Limits that Cilium needs against etcd; the clients here send batches instead.
+    Qps(f64),
+    BootstrapQps(f64),
+    MaxInflight(usize),
+    /// Pages have the size that suits the store.
     WithoutEffect(String),
 }
 
@@ -46,13 +61,23 @@ impl FromStr for StoreOption {
             "etcd.address" => Ok(Self::Address(value.to_owned())),
             "etcd.keepaliveHeartbeat" => duration::parse_positive(value).map(Self::KeepAlive),
             "etcd.keepaliveTimeout" => duration::parse_positive(value).map(Self::KeepAliveTimeout),
-            "etcd.qps" | "etcd.bootstrapQps" | "etcd.maxInflight" | "etcd.limit" => {
-                Ok(Self::WithoutEffect(key.to_owned()))
-            }
+            "etcd.qps" => number(value).map(Self::Qps),
+            "etcd.bootstrapQps" => number(value).map(Self::BootstrapQps),
+            "etcd.maxInflight" => number(value).map(|count| Self::MaxInflight(count as usize)),
+            "etcd.limit" => number(value).map(|_| Self::WithoutEffect(key.to_owned())),
             _ => Err(format!("unknown option {key}: expected etcd.config or etcd.address")),
         }
     }
 }
+
+/// A positive whole number.
+fn number(text: &str) -> Result<f64, String> {
+    let count = text.parse::<u32>().ok().filter(|count| *count > 0);
+    count.map(f64::from).ok_or_else(|| "expected a whole number above 0".to_owned())
+}
+
+/// A store's client that is counted, timed and limited.
+pub(crate) type ObservedStore = Arc<dyn Client>;
 
 impl StoreArgs {
     /// The time to live of what is written.
@@ -68,7 +93,11 @@ impl StoreArgs {
                 StoreOption::Config(path) => config = Some(read(path)?),
                 StoreOption::Address(url) => config = Some(EtcdConfig::new([url], None)),
                 StoreOption::WithoutEffect(key) => info!(key, "option without effect"),
-                StoreOption::KeepAlive(_) | StoreOption::KeepAliveTimeout(_) => {}
+                StoreOption::KeepAlive(_)
+                | StoreOption::KeepAliveTimeout(_)
+                | StoreOption::Qps(_)
+                | StoreOption::BootstrapQps(_)
+                | StoreOption::MaxInflight(_) => {}
             }
         }
         let mut config = config.ok_or_else(|| {
@@ -78,11 +107,89 @@ impl StoreArgs {
             match option {
                 StoreOption::KeepAlive(time) => config.keep_alive = *time,
                 StoreOption::KeepAliveTimeout(time) => config.keep_alive_timeout = *time,
-                StoreOption::Config(_) | StoreOption::Address(_) | StoreOption::WithoutEffect(_) => {}
+                StoreOption::Config(_)
+                | StoreOption::Address(_)
+                | StoreOption::Qps(_)
+                | StoreOption::BootstrapQps(_)
+                | StoreOption::MaxInflight(_)
+                | StoreOption::WithoutEffect(_) => {}
             }
         }
         config.on_new_cluster = OnNewCluster::Reconnect;
         Ok(config)
+    }
+
+    /// Whether an external store was named.
+    pub(crate) fn is_external(&self) -> bool {
+        self.kvstore_opt.iter().any(|option| matches!(option, StoreOption::Config(_) | StoreOption::Address(_)))
+    }
+
+    fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        for option in &self.kvstore_opt {
+            match option {
+                StoreOption::Qps(rate) => limits.qps = Some(*rate),
+                StoreOption::BootstrapQps(rate) => limits.bootstrap_qps = Some(*rate),
+                StoreOption::MaxInflight(count) => limits.max_inflight = Some(*count),
+                StoreOption::Config(_)
+                | StoreOption::Address(_)
+                | StoreOption::KeepAlive(_)
+                | StoreOption::KeepAliveTimeout(_)
+                | StoreOption::WithoutEffect(_) => {}
+            }
+        }
+        limits
+    }
+
+    /// `client` with what is asked of it counted in `series` and kept to the limits of `--kvstore-opt`.
+    pub(crate) fn observed(
+        &self,
+        client: Arc<dyn Client>,
+        series: &StoreSeries,
+        readiness: &Readiness,
+        tasks: &Spawner,
+    ) -> ObservedStore {
+        let limits = self.limits();
+        let limiter = Limiter::new(limits);
+        if limits.bootstrap_qps.is_some() {
+            let (readiness, limiter) = (readiness.clone(), limiter.clone());
+            tasks.spawn("bootstrap-limit", Restart::UntilDone(RESTART), move |stop| {
+                let (readiness, limiter) = (readiness.clone(), limiter.clone());
+                async move {
+                    if stop.run_until_cancelled(readiness.wait()).await.is_some() {
+                        limiter.bootstrapped();
+                    }
+                    Ok::<(), Infallible>(())
+                }
+            });
+        }
+        Arc::new(Observed::new(client, limiter, series.clone(), "etcd"))
+    }
+
+    /// Connects to peers, each with the limits that hold after the bootstrap.
+    pub(crate) fn peers(&self, series: &StoreSeries) -> ObservedPeers {
+        let limits = Limits { bootstrap_qps: None, ..self.limits() };
+        ObservedPeers { limits, series: series.clone() }
+    }
+}
+
+/// Waits before a task that has an end starts again.
+const RESTART: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+
+/// Peers' stores over the network, counted, timed and limited.
+#[derive(Debug)]
+pub(crate) struct ObservedPeers {
+    limits: Limits,
+    series: StoreSeries,
+}
+
+impl kvstoremesh::Dial for ObservedPeers {
+    fn dial<'a>(&'a self, config: &'a EtcdConfig) -> BoxFuture<'a, Result<Arc<dyn Client>, Error>> {
+        Box::pin(async move {
+            let client = Arc::new(EtcdClient::new(config.clone())?);
+            let limiter = Limiter::new(self.limits);
+            Ok(Arc::new(Observed::new(client, limiter, self.series.clone(), "etcd-peers")) as Arc<dyn Client>)
+        })
     }
 }
 
@@ -137,6 +244,9 @@ mod tests {
         assert_eq!(config.on_new_cluster, OnNewCluster::Reconnect);
         assert_eq!(config.tls.unwrap().ca_file, directory.path().join("ca.crt"));
         assert_eq!(store.lease_ttl(), Duration::from_secs(900));
+        let limits = Limits { qps: Some(100.0), bootstrap_qps: Some(10_000.0), max_inflight: None };
+        assert_eq!(store.limits(), limits);
+        assert!(store.is_external() && !parse(&["--kvstore-opt=etcd.qps=1"]).unwrap().is_external());
     }
 
     #[test]
@@ -144,6 +254,7 @@ mod tests {
         let cases = [
             (vec!["--kvstore-opt=etcd.config"], "expected KEY=VALUE"),
             (vec!["--kvstore-opt=consul.address=x"], "unknown option consul.address"),
+            (vec!["--kvstore-opt=etcd.qps=0"], "expected a whole number above 0"),
             (vec!["--kvstore-lease-ttl=24s"], "expected 25s to 24h"),
             (vec!["--kvstore-lease-ttl=25h"], "expected 25s to 24h"),
         ];

@@ -9,14 +9,20 @@ use kube::config::{Config, InClusterError, KubeConfigOptions, Kubeconfig, Kubeco
 use tower::limit::RateLimitLayer;
 
 /// Where the API server is and who we are to it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClientConfig {
     /// A kubeconfig file; without one, the service account of the pod that we run in.
     pub kubeconfig: Option<PathBuf>,
     /// Which context of the kubeconfig; without one, its current context.
     pub context: Option<String>,
-    /// At most this many requests per second; a watch counts once, when it begins. No limit if `None`.
-    pub qps: Option<u32>,
+    /// URL of the API server, instead of that of the kubeconfig or of the pod.
+    pub server: Option<String>,
+    /// At most this many requests per second; a watch counts once, when it begins. No limit if `None` or 0.
+    pub qps: Option<f32>,
+    /// How many of them may come at once; those of one second if `None`.
+    pub burst: Option<u32>,
+    /// How long connecting may take; the library's choice if `None`.
+    pub connect_timeout: Option<Duration>,
 }
 
 /// Why there is no client.
@@ -37,6 +43,14 @@ pub enum ClientError {
     /// The certificates or the token cannot be used.
     #[error("client of the API server: {0}")]
     Client(#[source] Box<kube::Error>),
+    /// The URL of the API server is none.
+    #[error("{url:?} is not the URL of an API server: {source}")]
+    Server {
+        /// The text.
+        url: String,
+        /// What is wrong with it.
+        source: http::uri::InvalidUri,
+    },
 }
 
 impl ClientConfig {
@@ -45,7 +59,7 @@ impl ClientConfig {
     /// # Errors
     /// [`ClientError`] if the configuration is missing or wrong.
     pub async fn client(&self) -> Result<Client, ClientError> {
-        let config = match &self.kubeconfig {
+        let mut config = match &self.kubeconfig {
             None => Config::incluster()?,
             Some(path) => {
                 let wrong = |source| ClientError::Kubeconfig { path: path.clone(), source: Box::new(source) };
@@ -54,14 +68,28 @@ impl ClientConfig {
                 Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(wrong)?
             }
         };
+        if let Some(url) = &self.server {
+            let wrong = |source| ClientError::Server { url: url.clone(), source };
+            config.cluster_url = url.parse().map_err(wrong)?;
+        }
+        if let Some(limit) = self.connect_timeout {
+            config.connect_timeout = Some(limit);
+        }
         let builder =
             ClientBuilder::try_from(config).map_err(|error| ClientError::Client(Box::new(error)))?;
-        Ok(match self.qps.filter(|qps| *qps > 0) {
+        Ok(match self.rate() {
             None => builder.build(),
-            Some(qps) => {
-                builder.with_layer(&RateLimitLayer::new(u64::from(qps), Duration::from_secs(1))).build()
-            }
+            Some((requests, period)) => builder.with_layer(&RateLimitLayer::new(requests, period)).build(),
         })
+    }
+
+    /// So many requests in each period, which on average are [`Self::qps`].
+    fn rate(&self) -> Option<(u64, Duration)> {
+        let qps = self.qps.filter(|qps| *qps > 0.0)?;
+        let burst = self.burst.filter(|burst| *burst > 0).map_or(qps.ceil(), |burst| burst as f32);
+        // Slower than once in a day is never.
+        let period = Duration::from_secs_f32((burst / qps).min(86_400.0));
+        Some((burst as u64, period))
     }
 }
 
@@ -84,10 +112,29 @@ mod tests {
         let mut config = ClientConfig { kubeconfig: Some(kubeconfig(&dir)), ..Default::default() };
         assert_eq!(config.client().await.unwrap().default_namespace(), "na");
         config.context = Some("b".into());
-        config.qps = Some(20);
+        config.qps = Some(20.0);
         assert_eq!(config.client().await.unwrap().default_namespace(), "nb");
         config.context = Some("nowhere".into());
         assert!(matches!(config.client().await, Err(ClientError::Kubeconfig { .. })));
+    }
+
+    #[test]
+    fn requests_come_in_bursts_and_keep_to_the_rate_on_average() {
+        let rate = |qps, burst| ClientConfig { qps, burst, ..Default::default() }.rate();
+        assert_eq!(rate(None, Some(5)), None);
+        assert_eq!(rate(Some(0.0), None), None);
+        assert_eq!(rate(Some(10.0), Some(20)), Some((20, Duration::from_secs(2))));
+        assert_eq!(rate(Some(10.0), None), Some((10, Duration::from_secs(1))));
+        assert_eq!(rate(Some(0.5), None), Some((1, Duration::from_secs(2))));
+    }
+
+    #[tokio::test]
+    async fn another_server_takes_the_place_of_the_kubeconfigs() {
+        let dir = tempfile::tempdir().unwrap();
+        let kubeconfig = Some(kubeconfig(&dir));
+        let config = |server: &str| ClientConfig { kubeconfig: kubeconfig.clone(), server: Some(server.into()), ..Default::default() };
+        assert!(config("https://10.0.0.1:6443").client().await.is_ok());
+        assert!(matches!(config("no url").client().await, Err(ClientError::Server { .. })));
     }
 
     #[tokio::test]

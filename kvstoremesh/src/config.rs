@@ -18,7 +18,7 @@ pub use watch::DirectoryError;
 pub(crate) use watch::watch;
 
 /// What makes a file a peer's configuration.
-const MARK: &[u8] = b"endpoints:";
+pub(crate) const MARK: &[u8] = b"endpoints:";
 
 /// How long a configuration must be gone before that is believed. A file that is replaced by unlink and create, or
 /// written in place, is no peer for a moment, and to withdraw a cluster disturbs every node.

@@ -30,6 +30,7 @@ mod settings;
 mod sinks;
 mod slots;
 mod status;
+pub mod troubleshoot;
 
 pub use board::Board;
 pub use config::{DirectoryError, RejectedFile};

@@ -1,16 +1,16 @@
 //! `isthmus clustermesh-apiserver`.
 
-use crate::daemon::{self, DaemonArgs, Spec};
+use crate::cmd::cluster::{ClusterArgs, KubernetesArgs, ServeArgs};
+use crate::daemon::{self, Daemon, DaemonArgs, Spec};
 use crate::duration;
 use crate::exit::{Exit, Usage};
-use crate::store::StoreArgs;
+use crate::store::{ObservedStore, StoreArgs, StoreSeries};
 use anyhow::Context as _;
 use clap::ArgAction;
-use clustermesh_apiserver::{Cni, Config};
-use kube_watch::ClientConfig;
-use kvstore::EtcdClient;
+use clustermesh_apiserver::{Cni, Config, Leases};
+use kvstore::{EtcdClient, Users};
+use mesh_observe::EtcdStore;
 use mesh_types::LocalCluster;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,25 +23,35 @@ const SPEC: Spec = Spec {
     health_port: HEALTH_PORT,
 };
 /// As Cilium's chart has it.
-const HEALTH_PORT: u16 = 9880;
+pub(crate) const HEALTH_PORT: u16 = 9880;
 
 /// Arguments of `isthmus clustermesh-apiserver`; names and defaults are Cilium's where Cilium has them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Name of this cluster.
-    #[arg(long, value_name = "NAME", default_value = "default", env = "CILIUM_CLUSTER_NAME")]
-    cluster_name: String,
-    /// Id of this cluster: 1 to the maximum of clusters.
-    #[arg(long, value_name = "ID", default_value_t = 0)]
-    cluster_id: u32,
-    /// Clusters that the mesh can have: 255 or 511, the same in all of them.
-    #[arg(long, value_name = "COUNT", default_value_t = 255)]
-    max_connected_clusters: u32,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    #[command(flatten)]
+    export: ExportArgs,
+    #[command(flatten)]
+    kubernetes: KubernetesArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    serve: ServeArgs,
+    #[command(flatten)]
+    daemon: DaemonArgs,
+}
 
+/// What is exported, and which controllers run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExportArgs {
     /// Where nodes, identities and endpoints come from: Cilium's objects, or (none) Node, Pod and Namespace; auto takes
     /// Cilium's if their definitions are there, and changes over when they appear.
     #[arg(long, value_name = "CNI", default_value_t = Cni::Auto)]
     cni: Cni,
+    /// How long to wait for Cilium's definitions, with --cni=cilium, before giving up [default: as long as it takes].
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse_positive)]
+    crd_wait_timeout: Option<Duration>,
     /// Read CiliumEndpointSlice instead of CiliumEndpoint.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
         default_value_t = false, action = ArgAction::Set)]
@@ -50,6 +60,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
         default_value_t = false, action = ArgAction::Set)]
     clustermesh_enable_mcs_api: bool,
+    /// With --clustermesh-enable-mcs-api, whether this daemon imports; false where Cilium's operator does.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        default_value_t = true, action = ArgAction::Set)]
+    mcs_controllers: bool,
     /// Whether a namespace without the annotation clustermesh.cilium.io/global takes part in the mesh.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
         default_value_t = true, action = ArgAction::Set)]
@@ -66,86 +80,125 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration::parse_positive)]
     identity_grace: Duration,
 
-    /// Kubeconfig of the cluster; without it, the service account of the pod.
-    #[arg(long, value_name = "FILE", alias = "kubeconfig", env = "KUBECONFIG")]
-    k8s_kubeconfig_path: Option<PathBuf>,
-    /// Context in the kubeconfig [default: its current one].
-    #[arg(long, value_name = "NAME", requires = "k8s_kubeconfig_path")]
-    context: Option<String>,
-    /// At most so many requests per second to the Kubernetes API; a watch counts once [default: no limit].
-    #[arg(long, value_name = "COUNT")]
-    k8s_client_qps: Option<u32>,
+    /// Keep the store's users in step with --cluster-users-config-path.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        default_value_t = false, action = ArgAction::Set)]
+    cluster_users_enabled: bool,
+    /// The users of other clusters and their roles.
+    #[arg(long, value_name = "FILE", default_value = "/var/lib/cilium/etcd-config/users.yaml")]
+    cluster_users_config_path: PathBuf,
 
-    /// Port of /healthz, /readyz, /metrics and /status [default: 9880 on loopback only].
-    #[arg(long, value_name = "PORT", conflicts_with = "health_listen")]
-    health_port: Option<u16>,
-    /// Address for --health-port [default: every IPv4 address].
-    #[arg(long, value_name = "ADDRESS", requires = "health_port")]
-    health_addr: Option<IpAddr>,
-
-    #[command(flatten)]
-    store: StoreArgs,
-    #[command(flatten)]
-    daemon: DaemonArgs,
+    /// Of several replicas only the one that holds a Lease writes to Kubernetes; all export. False where there is one.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        default_value_t = true, action = ArgAction::Set)]
+    leader_election: bool,
+    /// Namespace of the Lease.
+    #[arg(long, value_name = "NAMESPACE", default_value = "kube-system")]
+    leader_election_namespace: String,
+    /// How long the Lease holds when its holder is silent.
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration::parse_positive)]
+    leader_election_lease_duration: Duration,
+    /// How long its holder writes without having renewed it; shorter than the Lease holds.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse_positive)]
+    leader_election_renew_deadline: Duration,
+    /// How often it is renewed, or looked at.
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse_positive)]
+    leader_election_retry_period: Duration,
 }
 
 impl Args {
     /// Exports until it is asked to stop.
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
-        let config = self.config()?;
-        let daemon = self.daemon.clone().or_health_listen(self.health());
-        let kubernetes = ClientConfig {
-            kubeconfig: self.k8s_kubeconfig_path.clone(),
-            context: self.context.clone(),
-            qps: self.k8s_client_qps,
-        };
-        daemon::run(&SPEC, &daemon, async |daemon| {
+        let local = self.cluster.local()?;
+        // Before anything starts, so that wrong usage is told as such.
+        self.export.config(&local, &self.store)?;
+        daemon::run(&SPEC, &self.serve.of(&self.daemon), async |daemon| {
+            self.serve.start(daemon).await?;
             let etcd = self.store.config()?;
-            let store = EtcdClient::new(etcd.clone()).context("set up the client of the local store")?;
-            let kube = kubernetes.client().await.context("reach the Kubernetes API")?;
-            if config.mcs_api {
-                mcs::start(daemon, &config, kube.clone(), etcd);
-            }
-            let spawner = daemon.tasks.spawner();
-            let store = Arc::new(store);
-            let exporter = clustermesh_apiserver::start(
-                config,
-                kube,
-                store,
-                &spawner,
-                &daemon.readiness,
-                &mut daemon.metrics,
-            )
-            .map_err(Usage::error)?;
-            daemon.page("/status", move || exporter.status());
-            Ok(())
+            let client = EtcdClient::new(etcd.clone()).context("set up the client of the local store")?;
+            let client = Arc::new(client);
+            let series = StoreSeries::register(&mut daemon.metrics);
+            let store = LocalStore {
+                users: Arc::clone(&client) as Arc<dyn Users>,
+                client: self.store.observed(client, &series, &daemon.readiness, &daemon.tasks.spawner()),
+                dial: Arc::new(EtcdStore::new(etcd)),
+            };
+            self.export.start(daemon, &local, &self.store, &self.kubernetes, store).await
         })
     }
+}
 
-    fn config(&self) -> anyhow::Result<Config> {
-        let local = LocalCluster::new(&self.cluster_name, self.cluster_id, self.max_connected_clusters);
-        let local = local.map_err(|error| {
-            Usage::error(format!("--cluster-name, --cluster-id, --max-connected-clusters: {error}"))
-        })?;
+/// The store of this cluster, for its writer and for readers of what the mirror put there.
+pub(crate) struct LocalStore {
+    pub(crate) client: ObservedStore,
+    pub(crate) users: Arc<dyn Users>,
+    pub(crate) dial: Arc<dyn mesh_observe::Dial>,
+}
+
+impl ExportArgs {
+    /// Starts the exporter, and the controllers and the keeper of users if they are asked for.
+    pub(crate) async fn start(
+        &self,
+        daemon: &mut Daemon,
+        local: &LocalCluster,
+        options: &StoreArgs,
+        kubernetes: &KubernetesArgs,
+        store: LocalStore,
+    ) -> anyhow::Result<()> {
+        let config = self.config(local, options)?;
+        let kube = kubernetes.config().client().await.context("reach the Kubernetes API")?;
+        let spawner = daemon.tasks.spawner();
+        let controllers = config.mcs_api && self.mcs_controllers;
+        let leader = clustermesh_apiserver::elect(
+            &config,
+            controllers,
+            kube.clone(),
+            &spawner,
+            &mut daemon.metrics,
+        );
+        if self.cluster_users_enabled {
+            let (users, file) = (Arc::clone(&store.users), self.cluster_users_config_path.clone());
+            clustermesh_apiserver::keep_users(users, file, local.name.clone(), &spawner);
+        }
+        if controllers {
+            mcs::start(daemon, &config, kube.clone(), store.dial, leader.clone());
+        }
+        let exporter = clustermesh_apiserver::start(
+            config,
+            kube,
+            store.client,
+            leader,
+            &spawner,
+            &daemon.readiness,
+            &mut daemon.metrics,
+        )
+        .map_err(Usage::error)?;
+        daemon.page("/status", move || exporter.status());
+        Ok(())
+    }
+
+    fn config(&self, local: &LocalCluster, store: &StoreArgs) -> anyhow::Result<Config> {
         let config = Config {
-            lease_ttl: self.store.lease_ttl(),
+            lease_ttl: store.lease_ttl(),
             cni: self.cni,
+            crd_wait: self.crd_wait_timeout,
             cilium_endpoint_slices: self.enable_cilium_endpoint_slice,
             mcs_api: self.clustermesh_enable_mcs_api,
             default_global_namespace: self.clustermesh_default_global_namespace,
             service_proxy_name: self.k8s_service_proxy_name.clone(),
             identity_namespace: self.identity_namespace.clone(),
             identity_grace: self.identity_grace,
-            ..Config::new(local)
+            leases: self.leader_election.then(|| Leases {
+                namespace: self.leader_election_namespace.clone(),
+                duration: self.leader_election_lease_duration,
+                renew_deadline: self.leader_election_renew_deadline,
+                retry: self.leader_election_retry_period,
+                ..Leases::default()
+            }),
+            ..Config::new(local.clone())
         };
         config.validate().map_err(Usage::error)?;
         Ok(config)
-    }
-
-    /// As Cilium: probes come to the pod's address, so a port alone is meant for all addresses.
-    fn health(&self) -> Option<SocketAddr> {
-        let address = self.health_addr.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-        self.health_port.map(|port| SocketAddr::new(address, port))
     }
 }
 
@@ -165,6 +218,10 @@ mod tests {
         Cli::try_parse_from([&cluster, args].concat()).map(|cli| cli.args)
     }
 
+    fn config_of(args: &Args) -> anyhow::Result<Config> {
+        args.export.config(&args.cluster.local()?, &args.store)
+    }
+
     #[test]
     fn flags_are_ciliums() {
         let args = parse(&[
@@ -176,16 +233,15 @@ mod tests {
             "--clustermesh-enable-mcs-api=true",
             "--clustermesh-default-global-namespace=false",
             "--cni=none",
-            "--health-port=9999",
+            "--crd-wait-timeout=5m0s",
         ])
         .unwrap();
-        let config = args.config().unwrap();
+        let config = config_of(&args).unwrap();
         assert_eq!((config.local.name.as_str(), config.local.max.get()), ("west", 511));
         assert_eq!((config.lease_ttl, config.cni), (Duration::from_secs(30), Cni::None));
         assert!(config.cilium_endpoint_slices && config.mcs_api && !config.default_global_namespace);
-        assert_eq!(args.health(), Some("0.0.0.0:9999".parse().unwrap()));
-        assert_eq!(args.k8s_kubeconfig_path, Some("/k".into()));
-        let config = parse(&["--kubeconfig=/k"]).unwrap().config().unwrap();
+        assert_eq!(args.kubernetes.config().kubeconfig, Some("/k".into()));
+        let config = config_of(&parse(&["--kubeconfig=/k"]).unwrap()).unwrap();
         assert!(!config.cilium_endpoint_slices && !config.mcs_api && config.default_global_namespace);
     }
 
@@ -200,7 +256,7 @@ mod tests {
         ];
         for (args, expected) in cases {
             let cli = Cli::try_parse_from([&["x"], &args[..]].concat()).unwrap();
-            let error = cli.args.config().unwrap_err();
+            let error = config_of(&cli.args).unwrap_err();
             assert!(error.to_string().contains(expected), "{args:?}: {error}");
             assert_eq!(Exit::of(&error), Exit::Usage, "{args:?}");
         }
@@ -210,14 +266,14 @@ mod tests {
     fn words_and_combinations_that_mean_nothing_are_refused() {
         for args in [
             &["--cni=calico"][..],
-            &["--health-addr=127.0.0.1"],
-            &["--health-port=1", "--health-listen=127.0.0.1:2"],
             &["--clustermesh-enable-mcs-api=perhaps"],
             &["--identity-grace=0s"],
         ] {
             assert_eq!(parse(args).unwrap_err().exit_code(), 2, "{args:?}");
         }
-        let error = parse(&["--identity-namespace=A"]).unwrap().config().unwrap_err();
-        assert_eq!(Exit::of(&error), Exit::Usage);
+        for args in ["--identity-namespace=A", "--leader-election-renew-deadline=15s"] {
+            let error = config_of(&parse(&[args]).unwrap()).unwrap_err();
+            assert_eq!(Exit::of(&error), Exit::Usage, "{args}");
+        }
     }
 }

@@ -51,7 +51,7 @@ impl Args {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let settings = self.settings();
         let zone = Zone::new(settings).map_err(|error| Usage::error(format!("--zone: {error}")))?;
-        let kubernetes = ClientConfig { kubeconfig: self.kubeconfig, context: self.context, qps: None };
+        let kubernetes = ClientConfig { kubeconfig: self.kubeconfig, context: self.context, ..ClientConfig::default() };
         let (listen, max_udp_size) = (self.listen, self.max_udp_size);
         daemon::run(&SPEC, &self.daemon, async |daemon| {
             let published = Published::new(zone);

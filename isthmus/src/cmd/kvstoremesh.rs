@@ -1,19 +1,23 @@
 //! `isthmus kvstoremesh`.
 
-use crate::daemon::{self, DaemonArgs, Spec};
+use crate::cmd::cluster::{self, ClusterArgs, ServeArgs};
+use crate::daemon::{self, Daemon, DaemonArgs, Spec};
 use crate::duration;
-use crate::exit::{Exit, Usage};
-use crate::store::StoreArgs;
+use crate::exit::Exit;
+use crate::listen;
+use crate::store::{ObservedStore, StoreArgs, StoreSeries};
 use anyhow::Context as _;
-use clap::Subcommand;
+use clap::{ArgAction, Subcommand};
 use kvstore::EtcdClient;
-use kvstoremesh::{EtcdDial, Mesh, Settings};
+use kvstoremesh::{Dial, Mesh, Settings};
 use mesh_types::LocalCluster;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 mod status;
+mod troubleshoot;
 
 const SPEC: Spec =
     Spec { name: "kvstoremesh", metrics_prefix: "cilium_kvstoremesh", health_port: HEALTH_PORT };
@@ -25,7 +29,7 @@ const HEALTH_PORT: u16 = 9881;
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
     #[command(flatten)]
-    mirror: MirrorArgs,
+    daemon: Mirror,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -34,19 +38,31 @@ pub(crate) struct Args {
 enum Command {
     /// Print how each remote cluster stands; exit code 3 if one is not ready.
     Status(status::Args),
+    /// Find out why a remote cluster cannot be mirrored: the layer that is in the way; exit code 3 if one is.
+    Troubleshoot(troubleshoot::Args),
 }
 
+/// The daemon.
 #[derive(Debug, clap::Args)]
-struct MirrorArgs {
-    /// Name of this cluster.
-    #[arg(long, value_name = "NAME", default_value = "default", env = "CILIUM_CLUSTER_NAME")]
-    cluster_name: String,
-    /// Id of this cluster: 1 to the maximum of clusters.
-    #[arg(long, value_name = "ID", default_value_t = 0)]
-    cluster_id: u32,
-    /// Clusters that the mesh can have: 255 or 511, the same in all of them.
-    #[arg(long, value_name = "COUNT", default_value_t = 255)]
-    max_connected_clusters: u32,
+struct Mirror {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    #[command(flatten)]
+    mirror: MirrorArgs,
+    /// Where /v1/cluster answers too, such as `localhost:9889`, which is where Cilium's tools ask.
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = listen::address)]
+    api_serve_addr: Option<SocketAddr>,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    serve: ServeArgs,
+    #[command(flatten)]
+    daemon: DaemonArgs,
+}
+
+/// What is mirrored, and when it counts as ready.
+#[derive(Debug, clap::Args)]
+pub(crate) struct MirrorArgs {
     /// Directory with one etcd client configuration per remote cluster, named after the cluster.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/cilium/clustermesh")]
     clustermesh_config: PathBuf,
@@ -66,48 +82,64 @@ struct MirrorArgs {
     #[arg(long, value_name = "BYTES", default_value_t = 1024 * 1024)]
     max_value_bytes: usize,
     /// Renew the heartbeat of this cluster's store, if nobody else does.
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        default_value_t = false, action = ArgAction::Set)]
     enable_heartbeat: bool,
-    #[command(flatten)]
-    store: StoreArgs,
-    #[command(flatten)]
-    daemon: DaemonArgs,
 }
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         match self.command {
             Some(Command::Status(args)) => args.run(),
-            None => self.mirror.run(),
+            Some(Command::Troubleshoot(args)) => args.run(),
+            None => self.daemon.run(),
         }
     }
 }
 
-impl MirrorArgs {
+impl Mirror {
     fn run(self) -> anyhow::Result<Exit> {
-        let settings = self.settings()?;
-        daemon::run(&SPEC, &self.daemon, async |daemon| {
-            let local =
+        let local = self.cluster.local()?;
+        daemon::run(&SPEC, &self.serve.of(&self.daemon), async |daemon| {
+            self.serve.start(daemon).await?;
+            if let Some(address) = self.api_serve_addr {
+                daemon.listen("api", address).await?;
+            }
+            let client =
                 EtcdClient::new(self.store.config()?).context("set up the client of the local store")?;
-            let cluster = settings.local.clone();
-            let mesh = Mesh::new(settings, Arc::new(local), Arc::new(EtcdDial));
-            let board = mesh.board();
-            board.register(&mut daemon.metrics);
-            let pages = board.clone();
-            daemon.page("/status", move || pages.status(&cluster, Instant::now()));
-            daemon.page("/v1/cluster", move || board.cilium_status());
-            mesh.start(&daemon.tasks, &daemon.readiness);
+            let series = StoreSeries::register(&mut daemon.metrics);
+            let spawner = daemon.tasks.spawner();
+            let store = self.store.observed(Arc::new(client), &series, &daemon.readiness, &spawner);
+            cluster::measure_bootstrap(daemon);
+            self.mirror.start(daemon, "/status", local, &self.store, store, Arc::new(self.store.peers(&series)));
             Ok(())
         })
     }
+}
 
-    fn settings(&self) -> anyhow::Result<Settings> {
-        let local = LocalCluster::new(&self.cluster_name, self.cluster_id, self.max_connected_clusters);
-        let local = local.map_err(|error| {
-            Usage::error(format!("--cluster-name, --cluster-id, --max-connected-clusters: {error}"))
-        })?;
-        Ok(Settings {
-            lease_ttl: self.store.lease_ttl(),
+impl MirrorArgs {
+    /// Starts the mirror into `store`; its status answers at `page`.
+    pub(crate) fn start(
+        &self,
+        daemon: &mut Daemon,
+        page: &'static str,
+        local: LocalCluster,
+        options: &StoreArgs,
+        store: ObservedStore,
+        peers: Arc<dyn Dial>,
+    ) {
+        let mesh = Mesh::new(self.settings(local.clone(), options), store, peers);
+        let board = mesh.board();
+        board.register(&mut daemon.metrics);
+        let pages = board.clone();
+        daemon.page(page, move || pages.status(&local, Instant::now()));
+        daemon.page("/v1/cluster", move || board.cilium_status());
+        mesh.start(&daemon.tasks, &daemon.readiness);
+    }
+
+    fn settings(&self, local: LocalCluster, options: &StoreArgs) -> Settings {
+        Settings {
+            lease_ttl: options.lease_ttl(),
             removal_grace: self.removal_grace,
             heartbeat_timeout: self.heartbeat_timeout,
             max_value_bytes: self.max_value_bytes,
@@ -115,6 +147,6 @@ impl MirrorArgs {
             global_ready_timeout: self.global_ready_timeout,
             heartbeat: self.enable_heartbeat,
             ..Settings::new(local, &self.clustermesh_config)
-        })
+        }
     }
 }

@@ -148,7 +148,7 @@ impl Args {
         let kubernetes = ClientConfig {
             kubeconfig: self.k8s_kubeconfig_path.clone(),
             context: self.context.clone(),
-            qps: None,
+            ..ClientConfig::default()
         };
         daemon::run(&SPEC, &self.daemon, async |daemon| {
             let surroundings = Surroundings {

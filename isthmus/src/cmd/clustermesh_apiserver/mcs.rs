@@ -1,39 +1,43 @@
 //! The controllers of the Multi-Cluster Services API, beside the exporter.
 
 use crate::daemon::Daemon;
-use clustermesh_apiserver::{Config, mcs};
-use kvstore::EtcdConfig;
-use mesh_observe::{Dial, EtcdStore};
-use mesh_runtime::{Backoff, Restart};
+use clustermesh_apiserver::{Config, mcs, while_leading};
+use mesh_observe::Dial;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-/// Waits before the reader of other clusters' exports starts again.
-const RESTART: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
 /// How long a cluster that is absent from the store, without evidence that it left, keeps its place in imports.
 const ABSENT_GRACE: Duration = Duration::from_secs(15 * 60);
 
-/// Imports what other clusters export, as the local store's cache tells it.
-pub(super) fn start(daemon: &mut Daemon, config: &Config, kube: kube::Client, etcd: EtcdConfig) {
+/// Imports what other clusters export, as the local store's cache tells it, while this replica leads.
+pub(super) fn start(
+    daemon: &mut Daemon,
+    config: &Config,
+    kube: kube::Client,
+    store: Arc<dyn Dial>,
+    leading: watch::Receiver<bool>,
+) {
     let settings = mcs::RemoteSettings { local: config.local.clone(), absent_grace: ABSENT_GRACE };
-    let (exports, exports_of_others) = mcs::channel();
     let (status, status_now) = mcs::status_channel();
     let controller = mcs::Config {
         cluster: config.local.name.clone(),
         namespaces_global_by_default: config.default_global_namespace,
     };
-    daemon.tasks.spawn_once("mcs/controller", move |stop| {
-        mcs::run(controller, kube, exports_of_others, status, stop)
-    });
-    let (spawner, dial) = (daemon.tasks.spawner().branch("mcs"), Arc::new(EtcdStore::new(etcd)));
-    daemon.tasks.spawn("mcs/remote", Restart::WithBackoff(RESTART), move |stop| {
-        mcs::follow(
-            settings.clone(),
-            Arc::clone(&dial) as Arc<dyn Dial>,
-            exports.clone(),
-            spawner.clone(),
-            stop,
-        )
-    });
+    let spawner = daemon.tasks.spawner().branch("mcs");
+    // Each term begins with what is there then, and knows nothing of an earlier one.
+    let term = move |over: CancellationToken| {
+        let (exports, exports_of_others) = mcs::channel();
+        let controller =
+            mcs::run(controller.clone(), kube.clone(), exports_of_others, status.clone(), over.clone());
+        let reader = mcs::follow(settings.clone(), Arc::clone(&store), exports, spawner.clone(), over);
+        async move {
+            let (ended, read) = futures::join!(controller, reader);
+            read.unwrap_or_else(|never| match never {});
+            ended
+        }
+    };
+    daemon.tasks.spawn_once("mcs/controller", move |stop| while_leading(leading, stop, term));
     daemon.page("/mcs", move || status_now.borrow().clone());
 }
