@@ -15,7 +15,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mesh_types::{ClusterName, ClusterService};
+use mesh_types::{ClusterEndpointSlice, ClusterName, ClusterService};
 
 pub use backend::{Backend, BackendState, PortNames, Protocol};
 pub(crate) use merge::Names;
@@ -35,6 +35,8 @@ pub struct ServiceTable {
     inputs: BTreeMap<ServiceName, Inputs>,
     /// The service that each slice (namespace, name) counts for.
     slices: BTreeMap<(Arc<str>, Arc<str>), ServiceName>,
+    /// The service that each slice (cluster, namespace, name) of another cluster counts for.
+    remote_slices: BTreeMap<(ClusterName, Arc<str>, Arc<str>), ServiceName>,
     /// Services to compute again.
     dirty: BTreeSet<ServiceName>,
     merged: MergedServices,
@@ -48,6 +50,7 @@ impl ServiceTable {
             node: node.into(),
             inputs: BTreeMap::new(),
             slices: BTreeMap::new(),
+            remote_slices: BTreeMap::new(),
             dirty: BTreeSet::new(),
             merged: MergedServices::new(),
             merges: 0,
@@ -97,13 +100,49 @@ impl ServiceTable {
         let mut had = false;
         self.change(name, |inputs| {
             let before = match &record {
-                Some(record) => inputs.remote.insert(cluster.clone(), record.clone()),
-                None => inputs.remote.remove(cluster),
+                Some(record) => {
+                    inputs.remote.entry(cluster.clone()).or_default().record.replace(record.clone())
+                }
+                None => inputs.remote.get_mut(cluster).and_then(|remote| remote.record.take()),
             };
             had = before.is_some();
             before != record
         });
         had != wanted
+    }
+
+    /// `cluster` announces this slice, or (`None`) withdraws it. Returns whether the slice came into being or went. One that
+    /// belongs to no service counts as withdrawn.
+    pub fn set_remote_slice(
+        &mut self,
+        namespace: &str,
+        slice: &str,
+        cluster: &ClusterName,
+        content: Option<&ClusterEndpointSlice>,
+    ) -> bool {
+        let content =
+            content.and_then(|content| Some((content.service()?, RemoteRecord::read_slice(content))));
+        let key = (cluster.clone(), Arc::from(namespace), Arc::<str>::from(slice));
+        let now = content.as_ref().map(|(service, _)| ServiceName::new(namespace, service));
+        let before = match &now {
+            Some(service) => self.remote_slices.insert(key, service.clone()),
+            None => self.remote_slices.remove(&key),
+        };
+        let changed = before.is_some() != now.is_some();
+        if let Some(before) = before.filter(|before| Some(before) != now.as_ref()) {
+            self.change(&before, |inputs| {
+                inputs.remote.get_mut(cluster).is_some_and(|remote| remote.slices.remove(slice).is_some())
+            });
+        }
+        if let (Some(service), Some((_, record))) = (now, content) {
+            self.change(&service, |inputs| {
+                let slices = &mut inputs.remote.entry(cluster.clone()).or_default().slices;
+                let changed = slices.get(slice) != Some(&record);
+                slices.insert(slice.into(), record);
+                changed
+            });
+        }
+        changed
     }
 
     /// Withdraws all records of a cluster.
@@ -115,13 +154,15 @@ impl ServiceTable {
             .map(|(name, _)| name.clone())
             .collect();
         for name in theirs {
-            self.set_remote(&name, cluster, None);
+            self.change(&name, |inputs| inputs.remote.remove(cluster).is_some());
         }
+        self.remote_slices.retain(|(of, ..), _| of != cluster);
     }
 
     fn change(&mut self, name: &ServiceName, change: impl FnOnce(&mut Inputs) -> bool) {
         let inputs = self.inputs.entry(name.clone()).or_default();
         let changed = change(inputs);
+        inputs.remote.retain(|_, remote| !remote.is_empty());
         if inputs.is_empty() {
             self.inputs.remove(name);
         }
@@ -164,6 +205,7 @@ impl ServiceTable {
 
     /// How many records `cluster` has here.
     pub fn records_of(&self, cluster: &ClusterName) -> usize {
-        self.inputs.values().filter(|inputs| inputs.remote.contains_key(cluster)).count()
+        let has = |inputs: &&Inputs| inputs.remote.get(cluster).is_some_and(|remote| remote.record.is_some());
+        self.inputs.values().filter(has).count()
     }
 }

@@ -274,6 +274,9 @@ impl Tables {
                 let name = ServiceName::new(&service.namespace, &service.name);
                 self.services.set_remote(&name, cluster, Some(&service))
             }
+            Item::EndpointSlice(slice) => {
+                self.services.set_remote_slice(&slice.namespace, &slice.name, cluster, Some(&slice))
+            }
             // Not among the kinds that an agent asks for.
             Item::ServiceExport(_) => false,
         }
@@ -291,6 +294,9 @@ impl Tables {
             ItemKey::Ip(prefix) => self.ipcache.remove_endpoint(cluster, *prefix),
             ItemKey::Identity(id) => self.identities.remove(id).is_some(),
             ItemKey::Service(name) => self.services.set_remote(name, cluster, None),
+            ItemKey::EndpointSlice { namespace, name } => {
+                self.services.set_remote_slice(namespace, name, cluster, None)
+            }
             ItemKey::ServiceExport(_) => false,
         }
     }
@@ -365,7 +371,8 @@ impl Tables {
 
     /// Whether services may be written without taking away what an earlier life had written.
     pub fn services_complete(&self) -> bool {
-        self.pending_of(&[Resource::Services], &[LocalKind::Service, LocalKind::EndpointSlice]).is_empty()
+        let kinds = [Resource::Services, Resource::EndpointSlices];
+        self.pending_of(&kinds, &[LocalKind::Service, LocalKind::EndpointSlice]).is_empty()
     }
 
     /// Whether nodes and addresses are complete, so that what is not among them is gone.

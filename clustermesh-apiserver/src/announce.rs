@@ -12,6 +12,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::config::ServiceFormat;
+
 /// Readers give a store up two minutes after its last sign of life.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(60);
 /// Waits after the store did not answer.
@@ -54,7 +56,7 @@ pub(crate) fn heartbeat_writer(lease_ttl: Duration) -> SyncWriter {
 /// read; until somebody tried, it stays as an earlier life announced it, so that a restart is no news to anybody.
 pub(crate) async fn announce(
     local: LocalCluster,
-    mcs_api: bool,
+    (mcs_api, services): (bool, ServiceFormat),
     store: Arc<dyn Client>,
     writer: SyncWriter,
     mut readable: watch::Receiver<ExportsReadable>,
@@ -73,7 +75,7 @@ pub(crate) async fn announce(
             ExportsReadable::No => false,
             ExportsReadable::Yes => mcs_api,
         };
-        let config = cluster_config(&local, exports);
+        let config = cluster_config(&local, exports, services);
         if writer.upsert(Bytes::new(), config.encode()) {
             info!(service_exports = exports, "announcing the cluster's configuration");
         }
@@ -104,13 +106,14 @@ pub(crate) fn timestamp() -> Bytes {
     seconds.to_string().into()
 }
 
-fn cluster_config(local: &LocalCluster, service_exports: bool) -> ClusterConfig {
+fn cluster_config(local: &LocalCluster, service_exports: bool, services: ServiceFormat) -> ClusterConfig {
     ClusterConfig {
         id: local.id.get(),
         capabilities: Capabilities {
             synced_canaries: true,
             max_connected_clusters: local.max.get(),
             service_exports_enabled: Some(service_exports),
+            endpoint_slices_export_mode: services.announced().to_owned(),
             ..Capabilities::default()
         },
     }
@@ -146,9 +149,16 @@ mod tests {
     #[test]
     fn the_configuration_is_written_as_cilium_writes_it() {
         let local = LocalCluster::new("prod-eu", 7, 255).unwrap();
-        let text = String::from_utf8(cluster_config(&local, false).encode()).unwrap();
-        let expected = r#"{"id":7,"capabilities":{"syncedCanaries":true,"maxConnectedClusters":255,"serviceExportsEnabled":false}}"#;
-        assert_eq!(text, expected);
+        for (format, mode) in [
+            (ServiceFormat::default(), "services-and-endpointslices"),
+            (ServiceFormat::OnlyEndpointSlice, "endpointslices-only"),
+        ] {
+            let text = String::from_utf8(cluster_config(&local, false, format).encode()).unwrap();
+            let expected = format!(
+                r#"{{"id":7,"capabilities":{{"syncedCanaries":true,"maxConnectedClusters":255,"serviceExportsEnabled":false,"endpointSlicesExportMode":"{mode}"}}}}"#
+            );
+            assert_eq!(text, expected);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -51,6 +51,59 @@ impl fmt::Display for Cni {
     }
 }
 
+/// In which formats global services go out: Cilium's `--clustermesh-service-v2`.
+///
+/// The first two differ in what readers of this cluster prefer, which is theirs to say; a cluster exports both formats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServiceFormat {
+    /// Services and EndpointSlices.
+    #[default]
+    PreferLegacy,
+    /// Services and EndpointSlices.
+    PreferEndpointSlice,
+    /// EndpointSlices alone, which only readers of Cilium 1.20 and newer understand.
+    OnlyEndpointSlice,
+}
+
+/// A word that is none of Cilium's three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected `prefer-legacy`, `prefer-endpointslice` or `only-endpointslice`")]
+pub struct UnknownServiceFormat;
+
+impl ServiceFormat {
+    const ALL: [(Self, &str); 3] = [
+        (Self::PreferLegacy, "prefer-legacy"),
+        (Self::PreferEndpointSlice, "prefer-endpointslice"),
+        (Self::OnlyEndpointSlice, "only-endpointslice"),
+    ];
+
+    /// Whether the older format is written.
+    pub(crate) const fn has_services(self) -> bool {
+        !matches!(self, Self::OnlyEndpointSlice)
+    }
+
+    /// What the cluster's configuration announces.
+    pub(crate) const fn announced(self) -> &'static str {
+        if self.has_services() { "services-and-endpointslices" } else { "endpointslices-only" }
+    }
+}
+
+impl FromStr for ServiceFormat {
+    type Err = UnknownServiceFormat;
+
+    fn from_str(text: &str) -> Result<Self, UnknownServiceFormat> {
+        let known = Self::ALL.into_iter().find(|(_, word)| *word == text);
+        known.map(|(format, _)| format).ok_or(UnknownServiceFormat)
+    }
+}
+
+impl fmt::Display for ServiceFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = Self::ALL.into_iter().find(|(format, _)| format == self);
+        f.write_str(known.map_or("", |(_, word)| word))
+    }
+}
+
 /// What the exporter is told at its start; the defaults are Cilium's.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -64,6 +117,8 @@ pub struct Config {
     pub cilium_endpoint_slices: bool,
     /// Export the ServiceExports of the Multi-Cluster Services API.
     pub mcs_api: bool,
+    /// In which formats global services go out.
+    pub service_format: ServiceFormat,
     /// Whether a namespace without the annotation is global.
     pub default_global_namespace: bool,
     /// Export Services whose label `service.kubernetes.io/service-proxy-name` has this value; empty is none.
@@ -143,6 +198,7 @@ impl Config {
             cni: Cni::default(),
             cilium_endpoint_slices: false,
             mcs_api: false,
+            service_format: ServiceFormat::default(),
             default_global_namespace: true,
             service_proxy_name: String::new(),
             identity_namespace: "kube-system".to_owned(),
@@ -212,6 +268,14 @@ mod tests {
             assert_eq!(config.validate().is_ok(), works, "{config:?}");
         }
         assert_ne!(Leases::default().identity, Leases::default().identity);
+    }
+
+    #[test]
+    fn words_of_service_formats_round_trip() {
+        for (format, word) in ServiceFormat::ALL {
+            assert_eq!((format.to_string().as_str(), word.parse()), (word, Ok(format)));
+        }
+        assert_eq!("endpointslices".parse::<ServiceFormat>(), Err(UnknownServiceFormat));
     }
 
     #[test]

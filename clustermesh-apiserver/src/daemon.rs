@@ -109,10 +109,10 @@ pub fn start(
     let (readable, readable_news) = watch::channel(ExportsReadable::default());
     let announcement = announce::config_writer(&config.local, config.lease_ttl);
     spawn_writer(tasks, "write/cluster-config", &store, &announcement);
-    let (local, mcs_api) = (config.local.clone(), config.mcs_api);
+    let (local, services) = (config.local.clone(), (config.mcs_api, config.service_format));
     tasks.spawn("announce", Restart::WithBackoff(RESTART), move |stop| {
         let (local, store, writer) = (local.clone(), Arc::clone(&store), announcement.clone());
-        let announce = announce::announce(local, mcs_api, store, writer, readable_news.clone(), stop);
+        let announce = announce::announce(local, services, store, writer, readable_news.clone(), stop);
         async move {
             announce.await;
             Ok::<(), Infallible>(())

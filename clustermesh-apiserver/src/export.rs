@@ -19,6 +19,7 @@
 
 mod derived;
 mod endpoint;
+mod endpoint_slice;
 mod exporter;
 mod identity;
 mod ledger;
@@ -35,12 +36,13 @@ pub use derived::pod::Pod;
 pub use endpoint::{
     CiliumEndpoint, CiliumEndpointSlice, convert as convert_endpoint, convert_slice as convert_endpoint_slice,
 };
+pub use endpoint_slice::{EndpointSlice, convert as convert_slice};
 pub use exporter::{Change, Exporter, Input, Output, RecordsInput, Settings, Sources};
 pub use identity::{CiliumIdentity, convert as convert_identity};
 pub use namespaces::Namespace;
 pub use node::{CiliumNode, CiliumNodeSpec, convert as convert_node};
 pub use object::{Kind, Metadata};
-pub use service::{EndpointSlice, Service, convert as convert_service};
+pub use service::{Service, convert as convert_service};
 pub use service_export::{ServiceExport, convert as convert_service_export};
 pub use unit::{Entry, Unit};
 pub use withheld::Withheld;

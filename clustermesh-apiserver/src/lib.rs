@@ -2,7 +2,7 @@
 //! clusters export into this one's.
 //!
 //! ```text
-//!  Kubernetes API ──list+watch──▶ export::Exporter ──▶ SyncWriter × 5 ──▶ cilium/state/…, cilium/synced/…
+//!  Kubernetes API ──list+watch──▶ export::Exporter ──▶ SyncWriter × 6 ──▶ cilium/state/…, cilium/synced/…
 //!                                 (pure)          └──▶ withheld, with reasons: /status, metrics, logs
 //!                                        announce ───▶ cilium/cluster-config/…, cilium/.heartbeat
 //! ```
@@ -26,7 +26,7 @@ mod users;
 mod watches;
 
 pub use board::{KindStatus, ResourceStatus, Status, WithheldCount};
-pub use config::{Cni, Config, ConfigError, Leases, UnknownCni};
+pub use config::{Cni, Config, ConfigError, Leases, ServiceFormat, UnknownCni, UnknownServiceFormat};
 pub use daemon::{Handle, start};
 pub use leader::{elect, while_leading};
 pub use users::keep_users;

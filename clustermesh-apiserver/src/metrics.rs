@@ -118,6 +118,8 @@ mod tests {
     #[test]
     fn scopes_are_those_of_cilium() {
         let scopes: Vec<_> = Resource::ALL.into_iter().map(scope).collect();
-        assert_eq!(scopes, ["nodes/v1", "ip/v1", "identities/v1", "services/v1", "serviceexports/v1"]);
+        let expected =
+            ["nodes/v1", "ip/v1", "identities/v1", "services/v1", "serviceexports/v1", "endpointslices/v1"];
+        assert_eq!(scopes, expected);
     }
 }

@@ -85,6 +85,7 @@ impl Context {
             cilium: found.cilium,
             endpoint_slices: config.cilium_endpoint_slices,
             service_exports: config.mcs_api,
+            services: config.service_format.has_services(),
         };
         let settings = Settings {
             local: config.local.clone(),

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::discovery::{Discovered, MCS_GROUP};
-use crate::export::{EndpointSlice, Input, Kind, Pod, Service, ServiceExport, Sources};
+use crate::export::{Input, Kind, Pod, Service, ServiceExport, Sources};
 
 /// How far each watch is.
 pub(crate) type Statuses = BTreeMap<Kind, status_channel::Receiver<WatchStatus>>;
@@ -80,8 +80,7 @@ impl Watches {
             }
             Kind::EndpointSlice => {
                 let resource = Resource::new("discovery.k8s.io", "v1", kind.name(), "endpointslices");
-                let decode = |raw: &RawObject<'_>| parse(raw).map(EndpointSlice::trimmed);
-                self.follow(kind, resource, decode, Input::EndpointSlice);
+                self.follow(kind, resource, parse, Input::EndpointSlice);
             }
             Kind::ServiceExport => {
                 let Some(version) = found.exports else { return };

@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clustermesh_apiserver::export::{Exporter, Input, Settings, Sources};
 use kube_watch::{Event, ObjectKey};
-use mesh_types::{Form, LocalCluster, Reason, Resource};
+use mesh_types::{ClusterConfig, ClusterEndpointSlice, Form, LocalCluster, Peer, Reason, Resource};
 use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -60,7 +62,7 @@ fn exported(objects: impl Iterator<Item = Value>) -> Exporter {
         local: LocalCluster::new("prod-eu", 7, 255).unwrap(),
         default_global_namespace: true,
         proxy_name: String::new(),
-        sources: Sources { cilium: true, endpoint_slices: false, service_exports: true },
+        sources: Sources { cilium: true, endpoint_slices: false, service_exports: true, services: true },
     });
     for object in objects {
         exporter.apply(input(object));
@@ -72,14 +74,33 @@ fn state(version: &str, resource: Resource) -> BTreeMap<String, String> {
     let prefix = resource.prefix(Form::State, &"prod-eu".parse().unwrap());
     let text = std::fs::read_to_string(golden(&format!("{version}/state.tsv"))).unwrap();
     let lines = text.lines().map(|line| line.split('\t').collect::<Vec<_>>());
-    lines
-        .filter_map(|columns| Some((columns[0].strip_prefix(&prefix)?.to_owned(), columns[2].to_owned())))
-        .collect()
+    let entry = |columns: Vec<&str>| {
+        let name = columns[0].strip_prefix(&prefix)?;
+        let value = match columns[2].strip_prefix("base64:") {
+            Some(binary) => message(name, &STANDARD.decode(binary).unwrap()),
+            None => columns[2].to_owned(),
+        };
+        Some((name.to_owned(), value))
+    };
+    lines.filter_map(entry).collect()
+}
+
+/// The bytes inside of a slice's frame, readably: two encoders do not write one frame alike.
+fn message(name: &str, value: &[u8]) -> String {
+    let local = LocalCluster::new("us-east", 9, 255).unwrap();
+    let config = ClusterConfig { id: 7, ..ClusterConfig::default() };
+    let peer = Peer::accept(&local, &"prod-eu".parse().unwrap(), &config).unwrap();
+    let slice = ClusterEndpointSlice::decode(name, value, &peer).unwrap();
+    slice.message().escape_ascii().to_string()
 }
 
 fn written(exporter: &Exporter, resource: Resource) -> BTreeMap<String, String> {
     let text = |(name, value): (std::sync::Arc<str>, bytes::Bytes)| {
-        (name.to_string(), String::from_utf8(value.to_vec()).unwrap())
+        let value = match resource {
+            Resource::EndpointSlices => message(&name, &value),
+            _text => String::from_utf8(value.to_vec()).unwrap(),
+        };
+        (name.to_string(), value)
     };
     exporter.desired(resource).map(text).collect()
 }

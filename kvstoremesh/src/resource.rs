@@ -67,7 +67,7 @@ impl Mirrored {
         match self {
             Mirrored::Known(Resource::ServiceExports) => capabilities.service_exports_enabled.is_some(),
             Mirrored::Known(Resource::Services) => mode != "endpointslices-only",
-            Mirrored::EndpointSlices => !mode.is_empty(),
+            Mirrored::EndpointSlices | Mirrored::Known(Resource::EndpointSlices) => !mode.is_empty(),
             Mirrored::Known(Resource::Nodes | Resource::Ip | Resource::Identities) => true,
         }
     }

@@ -88,11 +88,24 @@ impl Followed {
         Ok(())
     }
 
-    /// Whether the mirror writes a canary for the kind. One that is older than service exports has none for them.
-    fn has_canary(&self, kind: Resource) -> bool {
+    /// The kind whose canary says that the mirror has written all of `kind`; `None` if nothing says so.
+    ///
+    /// A mirror that is older than a kind has no canary for it. Slices of a peer that does not announce them are not
+    /// expected; that the services are complete then tells the store from one that is new and still empty.
+    fn vouched_by(&self, kind: Resource) -> Option<Resource> {
         let capabilities = &self.config.capabilities;
-        let known = kind != Resource::ServiceExports || capabilities.service_exports_enabled.is_some();
-        capabilities.synced_canaries && known
+        let by = match kind {
+            Resource::ServiceExports => capabilities.service_exports_enabled.is_some().then_some(kind),
+            Resource::EndpointSlices if capabilities.endpoint_slices_export_mode.is_empty() => {
+                Some(Resource::Services)
+            }
+            Resource::Nodes
+            | Resource::Ip
+            | Resource::Identities
+            | Resource::Services
+            | Resource::EndpointSlices => Some(kind),
+        };
+        by.filter(|_| capabilities.synced_canaries)
     }
 
     /// The session after the one called `after`.
@@ -146,14 +159,15 @@ impl Followed {
         while let Some(session) = Self::next_session(&mut sessions, last).await {
             last = session.number;
             let mut canary = None;
-            if self.has_canary(kind) {
+            let by = self.vouched_by(kind);
+            if let Some(by) = by {
                 debug!(cluster = %self.peer.name, %kind, "waiting for the canary");
-                let stands = |now: &Canaries| now.number == session.number && now.written.contains_key(&kind);
+                let stands = |now: &Canaries| now.number == session.number && now.written.contains_key(&by);
                 let newer =
                     |session: &Option<Session>| session.as_ref().is_some_and(|next| next.number > last);
                 tokio::select! {
                     stands = canaries.wait_for(stands) => match stands {
-                        Ok(now) => canary = now.written.get(&kind).copied(),
+                        Ok(now) => canary = now.written.get(&by).copied(),
                         Err(_over) => return,
                     },
                     // The store was replaced once more before the canary came.
@@ -192,7 +206,7 @@ impl Followed {
                 batch = changes.recv() => {
                     let Some(batch) = batch else { return Ok(()) };
                     let found = if gate.must_ask(&batch) { self.canary(client, kind).await } else { canary };
-                    let unbroken = !self.has_canary(kind) || (found.is_some() && found == canary);
+                    let unbroken = self.vouched_by(kind).is_none() || (found.is_some() && found == canary);
                     passed = gate.pass(batch, unbroken);
                     if gate.held() > before {
                         let (cluster, held) = (&self.peer.name, gate.held());
@@ -200,7 +214,7 @@ impl Followed {
                     }
                     found.filter(|_| !unbroken)
                 }
-                written = written_anew(canaries, kind, canary), if before > 0 => {
+                written = written_anew(canaries, self.vouched_by(kind).unwrap_or(kind), canary), if before > 0 => {
                     // Asked of the store itself, since the watch of the canaries may lag behind.
                     let found = self.canary(client, kind).await;
                     canary = found.or(Some(written));
@@ -227,7 +241,7 @@ impl Followed {
 
     /// When the canary of the kind came into being, if it stands: the mirror says that its copy is complete.
     async fn canary(&self, client: &dyn Client, kind: Resource) -> Option<Revision> {
-        let canary = kind.canary(Form::Cache, &self.peer.name);
+        let canary = self.vouched_by(kind).unwrap_or(kind).canary(Form::Cache, &self.peer.name);
         let found = self.insist(client, kind, || client.get(canary.as_bytes())).await;
         found.flatten().map(|canary| canary.create_revision)
     }

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use mesh_types::{
-    ClusterService, IpIdentityPair, Labels, Node, NumericIdentity, Peer, Reason, Rejection, Resource,
-    ServiceExport, ServiceName, decode_identity, identity_key, key,
+    ClusterEndpointSlice, ClusterService, IpIdentityPair, Labels, Node, NumericIdentity, Peer, Reason,
+    Rejection, Resource, ServiceExport, ServiceName, decode_identity, identity_key, key,
 };
 
 /// One accepted value of another cluster.
@@ -21,6 +21,8 @@ pub enum Item {
     Service(Box<ClusterService>),
     /// An export of the Multi-Cluster Services API.
     ServiceExport(Box<ServiceExport>),
+    /// A slice of a global service's endpoints.
+    EndpointSlice(Box<ClusterEndpointSlice>),
 }
 
 impl Item {
@@ -32,6 +34,7 @@ impl Item {
             Item::Identity(..) => Resource::Identities,
             Item::Service(_) => Resource::Services,
             Item::ServiceExport(_) => Resource::ServiceExports,
+            Item::EndpointSlice(_) => Resource::EndpointSlices,
         }
     }
 }
@@ -49,6 +52,13 @@ pub enum ItemKey {
     Service(ServiceName),
     /// An export, by the name of its service.
     ServiceExport(ServiceName),
+    /// A slice.
+    EndpointSlice {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
 }
 
 /// Reads the value at `name`, the key after the prefix of `kind`.
@@ -71,6 +81,10 @@ pub(crate) fn decode(kind: Resource, name: &[u8], value: &[u8], peer: &Peer) -> 
         Resource::ServiceExports => {
             key::namespaced(name)?;
             Ok(Item::ServiceExport(Box::new(ServiceExport::decode(name, value, peer)?)))
+        }
+        Resource::EndpointSlices => {
+            key::namespaced(name)?;
+            Ok(Item::EndpointSlice(Box::new(ClusterEndpointSlice::decode(name, value, peer)?)))
         }
     }
 }
@@ -98,6 +112,10 @@ pub(crate) fn decode_key(kind: Resource, name: &[u8], peer: &Peer) -> Result<Ite
         Resource::ServiceExports => {
             let (namespace, name) = key::namespaced(name)?;
             Ok(ItemKey::ServiceExport(ServiceName::new(namespace, name)))
+        }
+        Resource::EndpointSlices => {
+            let (namespace, name) = key::namespaced(name)?;
+            Ok(ItemKey::EndpointSlice { namespace: namespace.to_owned(), name: name.to_owned() })
         }
     }
 }
@@ -155,6 +173,8 @@ mod tests {
             (Resource::Services, "shop", service("prod-eu", "10.0.0.1"), Reason::KeyMalformed),
             (Resource::ServiceExports, "shop/cart", "{}".to_owned(), Reason::FieldMissing),
             (Resource::ServiceExports, "cart", "{}".to_owned(), Reason::KeyMalformed),
+            (Resource::EndpointSlices, "shop/cart-1", "{}".to_owned(), Reason::ValueNotProtobuf),
+            (Resource::EndpointSlices, "cart-1", "{}".to_owned(), Reason::KeyMalformed),
         ];
         for (kind, name, value, expected) in cases {
             let refused = decode(kind, name.as_bytes(), value.as_bytes(), &peer()).unwrap_err();

@@ -29,8 +29,9 @@ pub use dial::{Dial, DialError, EtcdStore};
 pub use directory::Standing;
 pub use observer::{Observer, ObserverSettings};
 
-/// The kinds that an agent reads. It never reads service exports.
-pub const KINDS: [Resource; 4] = [Resource::Nodes, Resource::Ip, Resource::Identities, Resource::Services];
+/// The kinds that an agent reads. It never reads service exports. A kind that a cluster does not offer is complete and empty.
+pub const KINDS: [Resource; 5] =
+    [Resource::Nodes, Resource::Ip, Resource::Identities, Resource::Services, Resource::EndpointSlices];
 
 /// What a consumer learns from the local store.
 #[derive(Clone, Debug)]

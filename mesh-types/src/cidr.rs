@@ -127,7 +127,10 @@ impl GoJson for Cidr {
                 let ip: IpAddr = ip.ok_or_else(|| de::Error::missing_field("IP"))?;
                 let mask: Mask = mask.ok_or_else(|| de::Error::missing_field("Mask"))?;
                 let net = IpNet::new(ip, mask.ones).ok().filter(|net| net.max_prefix_len() == mask.bits);
-                net.map(Cidr).ok_or_else(|| de::Error::custom("mask and address are of different families"))
+                net.map(Cidr).ok_or_else(|| {
+                    let found = de::Unexpected::Other("mask and address of different families");
+                    de::Error::invalid_value(found, &"a CIDR")
+                })
             }
         }
         deserializer.deserialize_any(Forms)

@@ -6,8 +6,8 @@
 use std::fmt::Debug;
 
 use crate::{
-    ClusterConfig, ClusterName, ClusterService, Form, IpIdentityPair, Labels, LocalCluster, Node, Peer,
-    Rejection, Resource, ServiceExport, decode_identity, key,
+    ClusterConfig, ClusterEndpointSlice, ClusterName, ClusterService, Form, IpIdentityPair, Labels,
+    LocalCluster, Node, Peer, Rejection, Resource, ServiceExport, decode_identity, key,
 };
 
 fn cluster(name: &str) -> ClusterName {
@@ -54,6 +54,11 @@ pub fn service(input: &[u8]) -> bool {
 /// [`ServiceExport::decode`].
 pub fn export(input: &[u8]) -> bool {
     check(input, ServiceExport::decode, ServiceExport::encode)
+}
+
+/// [`ClusterEndpointSlice::decode`].
+pub fn slice(input: &[u8]) -> bool {
+    check(input, ClusterEndpointSlice::decode, ClusterEndpointSlice::encode)
 }
 
 /// [`decode_identity`], and with it [`Labels::parse`].
@@ -108,6 +113,7 @@ mod replays {
         identity: 20_000,
         service: 20_000,
         export: 20_000,
+        slice: 20_000,
         cluster_config: 20_000,
         key: 20_000,
     }

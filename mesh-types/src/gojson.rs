@@ -11,6 +11,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::net::IpAddr;
 
+use crate::Reason;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{SerializeMap, SerializeSeq, Serializer};
 
@@ -72,6 +73,21 @@ pub(crate) fn to_vec<T: GoJson>(value: &T) -> Vec<u8> {
         .write(&mut serializer)
         .expect("writing to memory cannot fail and no map has keys other than strings");
     bytes
+}
+
+/// Why a value is refused whose JSON cannot be read: addresses and networks are text on the wire and can be malformed by
+/// themselves. What the peer wrote comes before the expectation, so it cannot choose.
+pub(crate) fn reason_of(error: &serde_json::Error) -> Reason {
+    let text = error.to_string();
+    let expected = text.rsplit_once(", expected ").map_or("", |(_found, expected)| expected);
+    let is = |what: &str| expected.starts_with(what);
+    if is("an IP address") {
+        Reason::AddressInvalid
+    } else if is("a CIDR") || is("base64 of a mask") {
+        Reason::CidrInvalid
+    } else {
+        Reason::ValueNotJson
+    }
 }
 
 /// Reads one JSON value that fills `bytes`.

@@ -78,11 +78,7 @@ impl IpIdentityPair {
         let refuse = |reason, what: String| Err(Rejection::new(reason, format!("ip {name}: {what}")));
         let pair: IpIdentityPair = match gojson::from_slice(value) {
             Ok(pair) => pair,
-            // The one field that is text on the wire and can be malformed by itself.
-            Err(error) if error.to_string().contains("an IP address") => {
-                return refuse(Reason::AddressInvalid, error.to_string());
-            }
-            Err(error) => return refuse(Reason::ValueNotJson, error.to_string()),
+            Err(error) => return refuse(gojson::reason_of(&error), error.to_string()),
         };
         if pair.prefix().is_none() {
             return refuse(Reason::AddressInvalid, "the value has no usable IP".to_owned());

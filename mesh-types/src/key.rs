@@ -66,12 +66,20 @@ pub enum Resource {
     Services,
     /// Exports of the Multi-Cluster Services API.
     ServiceExports,
+    /// EndpointSlices of global services, from Cilium 1.20 on.
+    EndpointSlices,
 }
 
 impl Resource {
     /// All of them.
-    pub const ALL: [Resource; 5] =
-        [Resource::Nodes, Resource::Ip, Resource::Identities, Resource::Services, Resource::ServiceExports];
+    pub const ALL: [Resource; 6] = [
+        Resource::Nodes,
+        Resource::Ip,
+        Resource::Identities,
+        Resource::Services,
+        Resource::ServiceExports,
+        Resource::EndpointSlices,
+    ];
 
     /// The word in keys.
     pub const fn word(self) -> &'static str {
@@ -81,6 +89,7 @@ impl Resource {
             Resource::Identities => "identities",
             Resource::Services => "services",
             Resource::ServiceExports => "serviceexports",
+            Resource::EndpointSlices => "endpointslices",
         }
     }
 
@@ -96,7 +105,11 @@ impl Resource {
             (Form::Cache, Resource::Identities) => format!("cilium/{form_word}/{word}/v1/{cluster}/id/"),
             (
                 Form::State | Form::Cache,
-                Resource::Nodes | Resource::Ip | Resource::Services | Resource::ServiceExports,
+                Resource::Nodes
+                | Resource::Ip
+                | Resource::Services
+                | Resource::ServiceExports
+                | Resource::EndpointSlices,
             ) => format!("cilium/{form_word}/{word}/v1/{cluster}/"),
         }
     }
@@ -162,6 +175,11 @@ mod tests {
                 "cilium/state/serviceexports/v1/east/",
                 "cilium/cache/serviceexports/v1/east/",
             ),
+            (
+                Resource::EndpointSlices,
+                "cilium/state/endpointslices/v1/east/",
+                "cilium/cache/endpointslices/v1/east/",
+            ),
         ];
         for (resource, state, cache) in cases {
             assert_eq!(resource.prefix(Form::State, &east), state);
@@ -181,6 +199,6 @@ mod tests {
                 assert_eq!(Resource::from_canary_name(&resource.canary_name(form)), Some((resource, form)));
             }
         }
-        assert_eq!(Resource::from_canary_name("cilium/state/endpointslices/v1"), None);
+        assert_eq!(Resource::from_canary_name("cilium/state/policies/v1"), None);
     }
 }

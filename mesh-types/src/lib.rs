@@ -9,6 +9,7 @@
 //! cilium/state/identities/v1/id/<id>                Labels              source:key=value;…
 //! cilium/state/services/v1/<cluster>/<ns>/<name>    ClusterService      JSON
 //! cilium/state/serviceexports/v1/<cluster>/<ns>/<n> ServiceExport       JSON
+//! cilium/state/endpointslices/v1/<cluster>/<ns>/<n> ClusterEndpointSlice zstd of protobuf
 //! cilium/cluster-config/<cluster>                   ClusterConfig       JSON
 //! cilium/synced/<cluster>/<prefix>                  a time, RFC 3339
 //! cilium/.heartbeat                                 a time, RFC 3339
@@ -24,10 +25,12 @@ mod gojson;
 mod identity;
 mod ip;
 mod mcs;
+mod mirror_word;
 mod node;
 mod reason;
 mod service;
 mod service_name;
+mod slice;
 
 pub mod annotation;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -45,10 +48,15 @@ pub use identity::{
 pub use ip::{IpIdentityPair, NamedPort};
 pub use key::{Form, Resource};
 pub use mcs::derived_name;
+pub use mirror_word::{KindWord, MIRROR_WORD, MirrorWord, PeerContact, mirror_word_key};
 pub use node::{Node, NodeAddress, WIREGUARD_KEY_ANNOTATION, WIREGUARD_KEY_ANNOTATION_ALIAS};
 pub use reason::{Reason, Rejection};
 pub use service::{BackendZone, ClusterService, ForZone, L4Addr, PortMap};
 pub use service_name::ServiceName;
+pub use slice::{
+    ClusterEndpointSlice, SERVICE_NAME_LABEL, SliceConditions, SliceEndpoint, SliceHints, SlicePort,
+    SliceZone,
+};
 
 fn expect_cluster(kind: &str, name: &str, found: &str, peer: &Peer) -> Result<(), Rejection> {
     if found == peer.name.as_str() {

@@ -73,10 +73,11 @@ impl Node {
     /// Reads the value of `name` (the key after `…/nodes/v1/<cluster>/`) of `peer`.
     ///
     /// # Errors
-    /// Not JSON, empty names, another cluster, another id, or a name that differs from the key.
+    /// Not JSON, an address or CIDR that does not parse or is of the wrong family, empty names, another cluster, another
+    /// id, or a name that differs from the key.
     pub fn decode(name: &str, value: &[u8], peer: &Peer) -> Result<Self, Rejection> {
         let node: Node = gojson::from_slice(value)
-            .map_err(|error| Rejection::new(Reason::ValueNotJson, format!("node {name}: {error}")))?;
+            .map_err(|error| Rejection::new(gojson::reason_of(&error), format!("node {name}: {error}")))?;
         if node.name.is_empty() || node.cluster.is_empty() {
             return Err(Rejection::new(
                 Reason::FieldMissing,
@@ -86,7 +87,23 @@ impl Node {
         crate::expect_cluster("node", name, &node.cluster, peer)?;
         crate::expect_name("node", name, &node.name)?;
         crate::expect_cluster_id("node", name, node.cluster_id, peer)?;
+        node.check_families(name)?;
         Ok(node)
+    }
+
+    /// A network of the other family in one of the fields would be routed as what it is not.
+    fn check_families(&self, name: &str) -> Result<(), Rejection> {
+        let fields = [
+            ("IPv4", self.ipv4_alloc_cidr.iter().chain(&self.ipv4_secondary_alloc_cidrs)),
+            ("IPv6", self.ipv6_alloc_cidr.iter().chain(&self.ipv6_secondary_alloc_cidrs)),
+        ];
+        for (family, mut cidrs) in fields {
+            if let Some(other) = cidrs.find(|cidr| cidr.0.addr().is_ipv6() != (family == "IPv6")) {
+                let what = format!("node {name}: pod CIDR {other} stands among those of {family}");
+                return Err(Rejection::new(Reason::CidrInvalid, what));
+            }
+        }
+        Ok(())
     }
 
     /// All pod CIDRs, primary ones first.

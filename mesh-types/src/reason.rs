@@ -62,6 +62,8 @@ reasons! {
     PeerConfigInvalid => "peer-config-invalid",
     /// A certificate, key or CA file that the configuration names is missing or holds no PEM of that kind.
     CertificateUnusable => "certificate-unusable",
+    /// The client certificate that the configuration names has expired; a connection that stands goes on, the next one fails.
+    CertificateExpired => "certificate-expired",
     /// The TLS handshake failed: wrong CA, wrong name, or an expired certificate.
     TlsFailed => "tls-failed",
     /// The peer's store refused the client: its certificate name has no user, or the user lacks the permission.
@@ -88,6 +90,15 @@ reasons! {
     /// Keys vanished together with the mirror's word that its copy is complete, as when its lease ends. They stay in
     /// effect until the mirror has written everything again.
     WithdrawalHeld => "withdrawal-held",
+    /// A peer withdrew more of its keys at once than is usual, as an exporter does that restarts with an empty source. They
+    /// stay in effect until the hold ends or they are released: isthmus kvstoremesh release.
+    WithdrawalAbrupt => "withdrawal-abrupt",
+    /// Contact with the peer was lost for as long as its policy (drain-after) allows; what was known is withdrawn and comes
+    /// back with the contact.
+    ContactLostDrained => "contact-lost-drained",
+    /// Contact with the peer was lost for the time of --clustermesh-cache-ttl; its services are withdrawn and come back with
+    /// the contact.
+    CacheTtlEnded => "cache-ttl-ended",
 
     // Keys and values of the store.
     /// The key does not have the shape of its prefix.
@@ -96,8 +107,12 @@ reasons! {
     ValueNotJson => "value-not-json",
     /// The value is not text where text is required.
     ValueNotText => "value-not-text",
+    /// The value is not a zstd frame around a protobuf message of its kind.
+    ValueNotProtobuf => "value-not-protobuf",
     /// The value is larger than the configured limit and is not mirrored; the last smaller one stays in effect.
     ValueTooLarge => "value-too-large",
+    /// The peer has more keys of this kind than the configured limit; those beyond it are not mirrored.
+    TooManyKeys => "too-many-keys",
     /// A field that must not be empty is empty or absent.
     FieldMissing => "field-missing",
     /// A field holds a value outside what the protocol knows.

@@ -39,8 +39,34 @@ fn nodes() {
         (
             "n",
             r#"{"Name":"n","Cluster":"prod-eu","ClusterID":7,"IPv4AllocCIDR":{"IP":"10.0.0.0","Mask":"/wD/AA=="}}"#,
-            Reason::ValueNotJson,
+            Reason::CidrInvalid,
         ),
+        (
+            "n",
+            r#"{"Name":"n","Cluster":"prod-eu","ClusterID":7,"IPv4AllocCIDR":"fd00::/64"}"#,
+            Reason::CidrInvalid,
+        ),
+        (
+            "n",
+            r#"{"Name":"n","Cluster":"prod-eu","ClusterID":7,"IPv6SecondaryAllocCIDRs":["10.0.0.0/24"]}"#,
+            Reason::CidrInvalid,
+        ),
+        (
+            "n",
+            r#"{"Name":"n","Cluster":"prod-eu","ClusterID":7,"IPv4AllocCIDR":"10.0.0.0/33"}"#,
+            Reason::CidrInvalid,
+        ),
+        (
+            "n",
+            r#"{"Name":"n","Cluster":"prod-eu","ClusterID":7,"IPAddresses":[{"Type":"InternalIP","IP":"10.0.0.300"}]}"#,
+            Reason::AddressInvalid,
+        ),
+        (
+            "n",
+            r#"{"Name":"n","Cluster":"prod-eu","ClusterID":7,"IPv4HealthIP":"here"}"#,
+            Reason::AddressInvalid,
+        ),
+        ("n", r#"{"Name":"n","ClusterID":", expected an IP address"}"#, Reason::ValueNotJson),
     ];
     check("node", &cases, Node::decode);
 }

@@ -78,7 +78,7 @@ pub struct Backend {
     pub protocol: Protocol,
     /// Names that the port has in the service.
     pub port_names: PortNames,
-    /// What it can take. Remote backends are always active: their record has no condition.
+    /// What it can take. Remote backends of the older format are always active: their record has no condition.
     pub state: BackendState,
     /// A health check says that it does not answer. Nothing in this crate checks; whoever does sets it.
     pub unhealthy: bool,

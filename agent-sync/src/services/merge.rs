@@ -1,12 +1,13 @@
 //! One service: what this cluster and the others say of it, merged.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_types::annotation::Affinity;
-use mesh_types::{ClusterName, ClusterService, Reason};
+use mesh_types::{ClusterEndpointSlice, ClusterName, ClusterService, Reason};
 
 use super::backend::Socket;
 use super::select::{Candidate, Frontline, select};
@@ -118,11 +119,46 @@ impl MergedService {
     }
 }
 
-/// What one other cluster says of a service.
+/// What one other cluster says of a service, in both formats.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Remote {
+    /// The older format: one record with all backends that can take something.
+    pub(crate) record: Option<RemoteRecord>,
+    /// The newer one: slices by name, with the conditions of each backend.
+    pub(crate) slices: BTreeMap<Arc<str>, RemoteRecord>,
+}
+
+/// What one record or one slice of another cluster says of a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RemoteRecord {
     pub(crate) backends: Vec<Backend>,
     pub(crate) reasons: BTreeSet<Reason>,
+}
+
+impl Remote {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.record.is_none() && self.slices.is_empty()
+    }
+
+    /// Each backend once: as the slices have it if one does, else as the record has it. A backend that one format has
+    /// not told of yet, or no more, is still there as long as the other one has it.
+    pub(crate) fn backends(&self) -> Cow<'_, [Backend]> {
+        match &self.record {
+            Some(record) if self.slices.is_empty() => Cow::Borrowed(&record.backends),
+            record => {
+                let mut sliced = join(self.slices.values().flat_map(|slice| &slice.backends));
+                for backend in record.iter().flat_map(|record| &record.backends) {
+                    sliced.entry(backend.socket()).or_insert_with(|| backend.clone());
+                }
+                Cow::Owned(in_slots(sliced))
+            }
+        }
+    }
+
+    pub(crate) fn reasons(&self) -> BTreeSet<Reason> {
+        let all = self.record.iter().chain(self.slices.values());
+        all.flat_map(|record| &record.reasons).copied().collect()
+    }
 }
 
 impl RemoteRecord {
@@ -132,39 +168,105 @@ impl RemoteRecord {
         if !record.shared {
             return RemoteRecord { reasons: [Reason::ServiceNotShared].into(), ..RemoteRecord::default() };
         }
-        let mut reasons = BTreeSet::new();
-        let mut names = Names::default();
-        let mut backends = Vec::new();
+        let (mut read, mut names) = (RemoteRecord::default(), Names::default());
         for (address, ports) in &record.backends {
-            let Ok(address) = address.parse::<IpAddr>() else {
-                reasons.insert(Reason::AddressInvalid);
-                continue;
-            };
-            let mut sockets: BTreeMap<(u16, Protocol), Vec<&str>> = BTreeMap::new();
-            for (name, port) in ports {
-                match Protocol::read(&port.protocol) {
-                    Some(protocol) if port.port != 0 => {
-                        sockets.entry((port.port, protocol)).or_default().push(name);
-                    }
-                    Some(_) | None => {
-                        reasons.insert(Reason::PortUnusable);
-                    }
+            let ports = ports.iter().map(|(name, port)| (&**name, &*port.protocol, i32::from(port.port)));
+            let sockets = read.sockets(ports, &mut names);
+            read.add(address, &sockets, BackendState::Active);
+        }
+        read.finish()
+    }
+
+    /// Reads a slice, by the same rules.
+    pub(crate) fn read_slice(slice: &ClusterEndpointSlice) -> Self {
+        let (mut read, mut names) = (RemoteRecord::default(), Names::default());
+        let ports = slice.ports.iter().map(|port| {
+            (
+                port.name.as_deref().unwrap_or(""),
+                port.protocol.as_deref().unwrap_or(""),
+                port.port.unwrap_or(0),
+            )
+        });
+        let sockets = read.sockets(ports, &mut names);
+        for endpoint in &slice.endpoints {
+            let conditions = &endpoint.conditions;
+            let state =
+                BackendState::of_conditions(conditions.ready, conditions.serving, conditions.terminating);
+            for address in &endpoint.addresses {
+                read.add(address, &sockets, state);
+            }
+        }
+        read.finish()
+    }
+
+    /// The usable ones among ports with name, protocol and number.
+    fn sockets<'a>(
+        &mut self,
+        ports: impl Iterator<Item = (&'a str, &'a str, i32)>,
+        names: &mut Names,
+    ) -> Vec<(u16, Protocol, PortNames)> {
+        let mut sockets: BTreeMap<(u16, Protocol), Vec<&str>> = BTreeMap::new();
+        for (name, protocol, number) in ports {
+            match (Protocol::read(protocol), u16::try_from(number)) {
+                (Some(protocol), Ok(number)) if number != 0 => {
+                    sockets.entry((number, protocol)).or_default().push(name);
+                }
+                _unusable => {
+                    self.reasons.insert(Reason::PortUnusable);
                 }
             }
-            backends.extend(sockets.into_iter().map(|((port, protocol), port_names)| Backend {
-                address: address.to_canonical(),
-                port,
-                protocol,
-                port_names: names.shared(port_names),
-                state: BackendState::Active,
-                unhealthy: false,
-                node: None,
-            }));
         }
-        backends.sort_by_key(Backend::slot_order);
-        backends.dedup_by_key(|backend| backend.socket());
-        RemoteRecord { backends, reasons }
+        let shared = |((port, protocol), port_names)| (port, protocol, names.shared(port_names));
+        sockets.into_iter().map(shared).collect()
     }
+
+    fn add(&mut self, address: &str, sockets: &[(u16, Protocol, PortNames)], state: BackendState) {
+        let Ok(address) = address.parse::<IpAddr>() else {
+            self.reasons.insert(Reason::AddressInvalid);
+            return;
+        };
+        self.backends.extend(sockets.iter().map(|(port, protocol, port_names)| Backend {
+            address: address.to_canonical(),
+            port: *port,
+            protocol: *protocol,
+            port_names: Arc::clone(port_names),
+            state,
+            unhealthy: false,
+            node: None,
+        }));
+    }
+
+    fn finish(mut self) -> Self {
+        self.backends.sort_by_key(Backend::slot_order);
+        let mut seen = BTreeSet::new();
+        self.backends.retain(|backend| seen.insert(backend.socket()));
+        self
+    }
+}
+
+/// One backend per address and port, with the names of all that have it, in the best state that one of them gives it.
+fn join<'a>(all: impl Iterator<Item = &'a Backend>) -> BTreeMap<Socket, Backend> {
+    let mut by_socket: BTreeMap<Socket, Backend> = BTreeMap::new();
+    let mut names = Names::default();
+    for backend in all {
+        let Some(known) = by_socket.get_mut(&backend.socket()) else {
+            by_socket.insert(backend.socket(), backend.clone());
+            continue;
+        };
+        known.state = known.state.min(backend.state);
+        known.unhealthy &= backend.unhealthy;
+        if known.port_names != backend.port_names {
+            let all = known.port_names.iter().chain(&*backend.port_names);
+            known.port_names = names.shared(all.map(|name| &**name).collect());
+        }
+    }
+    by_socket
+}
+
+fn in_slots(by_socket: BTreeMap<Socket, Backend>) -> Vec<Backend> {
+    let mut backends: Vec<_> = by_socket.into_values().collect();
+    backends.sort_by_key(Backend::slot_order);
+    backends
 }
 
 /// Sets of port names, each kept once: the backends of a service have mostly the same.
@@ -188,7 +290,7 @@ pub(crate) struct Inputs {
     pub(crate) service: Option<LocalService>,
     /// By slice name.
     pub(crate) slices: BTreeMap<Arc<str>, LocalSlice>,
-    pub(crate) remote: BTreeMap<ClusterName, RemoteRecord>,
+    pub(crate) remote: BTreeMap<ClusterName, Remote>,
 }
 
 impl Inputs {
@@ -201,35 +303,22 @@ impl Inputs {
         self.service.is_some() || !self.remote.is_empty()
     }
 
-    /// The backends of this cluster: one per address and port, with the names of all slices that have it, in the best
-    /// state that one of them gives it.
+    /// The backends of this cluster.
     fn local_backends(&self) -> Vec<Backend> {
-        let mut by_socket: BTreeMap<Socket, Backend> = BTreeMap::new();
-        let mut names = Names::default();
-        for backend in self.slices.values().flat_map(|slice| &slice.backends) {
-            let Some(known) = by_socket.get_mut(&backend.socket()) else {
-                by_socket.insert(backend.socket(), backend.clone());
-                continue;
-            };
-            known.state = known.state.min(backend.state);
-            known.unhealthy &= backend.unhealthy;
-            if known.port_names != backend.port_names {
-                let all = known.port_names.iter().chain(&*backend.port_names);
-                known.port_names = names.shared(all.map(|name| &**name).collect());
-            }
-        }
-        let mut backends: Vec<_> = by_socket.into_values().collect();
-        backends.sort_by_key(Backend::slot_order);
-        backends
+        in_slots(join(self.slices.values().flat_map(|slice| &slice.backends)))
     }
 
     /// Merges. `node` is the local node, for traffic policy Local.
     pub(crate) fn merge(&self, name: &ServiceName, node: &str) -> MergedService {
         let mut backends: Vec<(Origin, Backend)> =
             self.local_backends().into_iter().map(|backend| (Origin::Local, backend)).collect();
-        for (cluster, record) in &self.remote {
+        let mut shares = Vec::new();
+        for (cluster, remote) in &self.remote {
+            let theirs = remote.backends();
+            let share = Share { cluster: cluster.clone(), backends: theirs.len(), reasons: remote.reasons() };
+            shares.push(share);
             let origin = Origin::Remote(cluster.clone());
-            backends.extend(record.backends.iter().map(|backend| (origin.clone(), backend.clone())));
+            backends.extend(theirs.iter().map(|backend| (origin.clone(), backend.clone())));
         }
         // Local ones first, so that they shadow; clusters by name, so that the same one always wins.
         let shadowed = shadows(&backends);
@@ -242,7 +331,7 @@ impl Inputs {
             name: name.clone(),
             local: self.service.clone(),
             reasons: self.reasons(),
-            shares: self.shares(),
+            shares,
             backends,
             frontends,
         }
@@ -298,15 +387,6 @@ impl Inputs {
             }
         }
         reasons
-    }
-
-    fn shares(&self) -> Vec<Share> {
-        let share = |(cluster, record): (&ClusterName, &RemoteRecord)| Share {
-            cluster: cluster.clone(),
-            backends: record.backends.len(),
-            reasons: record.reasons.clone(),
-        };
-        self.remote.iter().map(share).collect()
     }
 }
 

@@ -1,9 +1,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use mesh_types::annotation::Affinity;
-use mesh_types::{L4Addr, Reason};
+use mesh_types::{L4Addr, Reason, SERVICE_NAME_LABEL, SliceConditions, SliceEndpoint, SlicePort};
 use proptest::prelude::*;
 
+use super::merge::Remote;
 use super::*;
 
 const HERE: &str = "node-1";
@@ -56,6 +57,21 @@ fn record(addresses: &[&str]) -> ClusterService {
     }
 }
 
+/// A slice of another cluster: addresses and whether each is ready.
+fn remote_slice(service: &str, endpoints: &[(&str, bool)]) -> ClusterEndpointSlice {
+    let endpoint = |(address, ready): &(&str, bool)| SliceEndpoint {
+        addresses: vec![(*address).to_owned()],
+        conditions: SliceConditions { ready: Some(*ready), serving: Some(*ready), terminating: None },
+        ..SliceEndpoint::default()
+    };
+    ClusterEndpointSlice {
+        labels: [(SERVICE_NAME_LABEL.to_owned(), service.to_owned())].into(),
+        endpoints: endpoints.iter().map(endpoint).collect(),
+        ports: vec![SlicePort { name: Some("http".to_owned()), port: Some(8080), ..SlicePort::default() }],
+        ..ClusterEndpointSlice::default()
+    }
+}
+
 /// Address, verdict of the one frontend.
 fn verdicts(table: &ServiceTable, service: &str) -> Vec<(String, Verdict)> {
     let merged = &table.merged()[&name(service)];
@@ -79,7 +95,14 @@ fn merge_sides(global: bool, affinity: Affinity, local: Vec<Backend>, remote: Ve
     let inputs = Inputs {
         service: Some(service(global, affinity)),
         slices: [("s".into(), slice("shop/cart", local))].into(),
-        remote: [(cluster("east"), RemoteRecord { backends: remote, reasons: BTreeSet::new() })].into(),
+        remote: [(
+            cluster("east"),
+            Remote {
+                record: Some(RemoteRecord { backends: remote, reasons: BTreeSet::new() }),
+                slices: BTreeMap::new(),
+            },
+        )]
+        .into(),
     };
     inputs.merge(&name("shop/cart"), HERE)
 }
@@ -416,8 +439,61 @@ fn removing_a_cluster_withdraws_all_that_it_announced() {
     assert_eq!(table.merged().keys().cloned().collect::<Vec<_>>(), [name("shop/s0")]);
 }
 
+#[test]
+fn a_backend_in_both_formats_counts_once_and_goes_when_both_let_it_go() {
+    let (shop, east) = (name("shop/cart"), cluster("east"));
+    let mut table = ServiceTable::new(HERE);
+    table.set_service(&shop, Some(service(true, Affinity::None)));
+    type Slice<'a> = (&'a str, Option<&'a [(&'a str, bool)]>);
+    let mut step = |addresses: Option<&[&str]>, slices: &[Slice<'_>]| {
+        if let Some(addresses) = addresses {
+            table.set_remote(&shop, &east, Some(&record(addresses)));
+        }
+        for (slice, endpoints) in slices {
+            let content = endpoints.map(|endpoints| remote_slice("cart", endpoints));
+            table.set_remote_slice("shop", slice, &east, content.as_ref());
+        }
+        table.settle();
+        let found: Vec<_> = selected(&table, "shop/cart");
+        found.join(" ")
+    };
+    // The older format is there first, and nothing goes while slices trickle in.
+    assert_eq!(step(Some(&["10.2.0.1", "10.2.0.2"]), &[]), "10.2.0.1 10.2.0.2");
+    assert_eq!(step(None, &[("a", Some(&[("10.2.0.1", true)]))]), "10.2.0.1 10.2.0.2");
+    assert_eq!(step(None, &[("b", Some(&[("10.2.0.2", true)]))]), "10.2.0.1 10.2.0.2");
+    // The newer one knows better what a backend can take.
+    assert_eq!(step(None, &[("b", Some(&[("10.2.0.2", false)]))]), "10.2.0.1");
+    // A backend is gone once both say so, and a new one is there once either does.
+    assert_eq!(step(None, &[("a", Some(&[("10.2.0.3", true)]))]), "10.2.0.1 10.2.0.3");
+    assert_eq!(step(Some(&["10.2.0.3"]), &[("b", None)]), "10.2.0.3");
+    // Slices alone are enough, and so is the record alone.
+    assert_eq!(step(None, &[("a", None)]), "10.2.0.3");
+    table.set_remote(&shop, &east, None);
+    table.set_remote_slice("shop", "a", &east, Some(&remote_slice("cart", &[("10.2.0.4", true)])));
+    table.settle();
+    assert_eq!(selected(&table, "shop/cart"), ["10.2.0.4"]);
+    let [share] = &table.merged()[&shop].shares[..] else { panic!("one cluster shares it") };
+    assert_eq!(share.backends, 1);
+}
+
+#[test]
+fn a_slice_that_changes_its_service_leaves_the_former_one() {
+    let east = cluster("east");
+    let mut table = ServiceTable::new(HERE);
+    for service in ["cart", "till"] {
+        let slice = remote_slice(service, &[("10.2.0.1", true)]);
+        table.set_remote_slice("shop", "a", &east, Some(&slice));
+    }
+    table.settle();
+    assert_eq!(table.merged().keys().cloned().collect::<Vec<_>>(), [name("shop/till")]);
+    table.remove_cluster(&east);
+    table.settle();
+    assert!(table.merged().is_empty() && table.inputs.is_empty() && table.remote_slices.is_empty());
+}
+
 #[derive(Clone, Debug)]
 enum Op {
+    RemoteSlice(u8, u8, Option<ClusterEndpointSlice>),
     Service(u8, Option<LocalService>),
     Slice(u8, Option<LocalSlice>),
     Remote(u8, u8, Option<ClusterService>),
@@ -467,7 +543,16 @@ fn any_op() -> impl Strategy<Value = Op> {
         let addresses: Vec<String> = hosts.iter().map(|host| format!("10.0.0.{host}")).collect();
         ClusterService { shared, ..record(&addresses.iter().map(String::as_str).collect::<Vec<_>>()) }
     });
+    let remote_slices =
+        (0_u8..3, prop::collection::vec((0_u8..4, any::<bool>()), 0..4)).prop_map(|(service, hosts)| {
+            let hosts: Vec<_> =
+                hosts.iter().map(|(host, ready)| (format!("10.0.0.{host}"), *ready)).collect();
+            let hosts: Vec<_> = hosts.iter().map(|(host, ready)| (host.as_str(), *ready)).collect();
+            remote_slice(&format!("s{service}"), &hosts)
+        });
     prop_oneof![
+        (0_u8..3, 0_u8..2, prop::option::of(remote_slices))
+            .prop_map(|(slice, from, content)| Op::RemoteSlice(slice, from, content)),
         (0_u8..3, prop::option::of(local)).prop_map(|(name, service)| Op::Service(name, service)),
         (0_u8..3, prop::option::of(content)).prop_map(|(slice, content)| Op::Slice(slice, content)),
         (0_u8..3, 0_u8..2, prop::option::of(records))
@@ -485,8 +570,13 @@ proptest! {
         let mut services = BTreeMap::new();
         let mut slices = BTreeMap::new();
         let mut remotes = BTreeMap::new();
+        let mut remote_slices = BTreeMap::new();
         for op in ops {
             match op {
+                Op::RemoteSlice(n, from, content) => {
+                    table.set_remote_slice("shop", &format!("slice-{n}"), &op_cluster(from), content.as_ref());
+                    remote_slices.insert((n, from), content);
+                }
                 Op::Service(n, service) => {
                     table.set_service(&op_name(n), service.clone());
                     services.insert(n, service);
@@ -502,6 +592,7 @@ proptest! {
                 Op::Cluster(from) => {
                     table.remove_cluster(&op_cluster(from));
                     remotes.retain(|(_, of), _| *of != from);
+                    remote_slices.retain(|(_, of), _| *of != from);
                 }
                 Op::Settle => drop(table.settle()),
             }
@@ -510,6 +601,9 @@ proptest! {
         let mut fresh = ServiceTable::new(HERE);
         for ((n, from), record) in &remotes {
             fresh.set_remote(&op_name(*n), &op_cluster(*from), record.as_ref());
+        }
+        for ((n, from), content) in &remote_slices {
+            fresh.set_remote_slice("shop", &format!("slice-{n}"), &op_cluster(*from), content.as_ref());
         }
         for (n, content) in slices {
             fresh.set_slice("shop", &format!("slice-{n}"), content);

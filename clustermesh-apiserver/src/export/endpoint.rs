@@ -13,12 +13,30 @@ use super::unit::{Entry, Unit};
 #[serde(default)]
 pub struct CiliumEndpoint {
     #[serde(deserialize_with = "nullable")]
-    status: EndpointStatus,
+    status: EndpointFields,
 }
 
+/// A CiliumEndpointSlice (`cilium.io/v2alpha1`), which is of cluster scope and holds endpoints of one namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct CiliumEndpointSlice {
+    #[serde(deserialize_with = "nullable")]
+    namespace: String,
+    #[serde(deserialize_with = "nullable")]
+    endpoints: Vec<EndpointFields>,
+}
+
+/// What the status of a CiliumEndpoint and an element of a CiliumEndpointSlice say of an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
-struct EndpointStatus {
+struct EndpointFields {
+    /// In slices; a CiliumEndpoint is named by its metadata.
+    #[serde(deserialize_with = "nullable")]
+    name: String,
+    /// In slices the numeric identity; in a status a number of the endpoint, which says nothing to others.
+    #[serde(deserialize_with = "nullable")]
+    id: i64,
+    /// In a status.
     #[serde(deserialize_with = "nullable")]
     identity: EndpointIdentity,
     #[serde(deserialize_with = "nullable")]
@@ -36,33 +54,6 @@ struct EndpointStatus {
 struct EndpointIdentity {
     #[serde(deserialize_with = "nullable")]
     id: i64,
-}
-
-/// A CiliumEndpointSlice (`cilium.io/v2alpha1`), which is of cluster scope and holds endpoints of one namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct CiliumEndpointSlice {
-    #[serde(deserialize_with = "nullable")]
-    namespace: String,
-    #[serde(deserialize_with = "nullable")]
-    endpoints: Vec<SlicedEndpoint>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, rename_all = "kebab-case")]
-struct SlicedEndpoint {
-    #[serde(deserialize_with = "nullable")]
-    name: String,
-    #[serde(deserialize_with = "nullable")]
-    id: i64,
-    #[serde(deserialize_with = "nullable")]
-    encryption: Encryption,
-    #[serde(deserialize_with = "nullable")]
-    networking: Networking,
-    #[serde(deserialize_with = "nullable")]
-    named_ports: Vec<PortOfEndpoint>,
-    #[serde(deserialize_with = "nullable")]
-    service_account: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -94,15 +85,12 @@ struct PortOfEndpoint {
     protocol: String,
 }
 
-/// What both forms say of one endpoint.
+/// One endpoint, with what each form says of it in another place.
 struct Endpoint<'a> {
     namespace: &'a str,
     name: &'a str,
     identity: i64,
-    encryption: &'a Encryption,
-    networking: &'a Networking,
-    named_ports: &'a [PortOfEndpoint],
-    service_account: &'a str,
+    fields: &'a EndpointFields,
 }
 
 /// The entries of a CiliumEndpoint, and what of it is left out.
@@ -116,10 +104,7 @@ pub fn convert(
         namespace: &object.namespace,
         name: &object.name,
         identity: status.identity.id,
-        encryption: &status.encryption,
-        networking: &status.networking,
-        named_ports: &status.named_ports,
-        service_account: &status.service_account,
+        fields: status,
     };
     let mut read = Reading::default();
     let pairs = endpoint.pairs(local, &mut read);
@@ -136,10 +121,7 @@ pub fn convert_slice(
         namespace: &slice.namespace,
         name: &endpoint.name,
         identity: endpoint.id,
-        encryption: &endpoint.encryption,
-        networking: &endpoint.networking,
-        named_ports: &endpoint.named_ports,
-        service_account: &endpoint.service_account,
+        fields: endpoint,
     });
     let pairs = endpoints.flat_map(|endpoint| endpoint.pairs(local, &mut read)).collect();
     (pairs, read.withheld)
@@ -149,7 +131,7 @@ impl Endpoint<'_> {
     fn pairs(&self, local: &LocalCluster, read: &mut Reading) -> Vec<IpIdentityPair> {
         let of = format!("{}/{}", self.namespace, self.name);
         let texts = || {
-            let both = self.networking.addressing.iter().flat_map(|pair| [&pair.ipv4, &pair.ipv6]);
+            let both = self.fields.networking.addressing.iter().flat_map(|pair| [&pair.ipv4, &pair.ipv6]);
             both.filter(|text| !text.is_empty())
         };
         if texts().next().is_none() {
@@ -164,8 +146,8 @@ impl Endpoint<'_> {
                 return Vec::new();
             }
         };
-        let host_ip = read.optional(&self.networking.node);
-        let ports = self.named_ports.iter().map(|port| NamedPort {
+        let host_ip = read.optional(&self.fields.networking.node);
+        let ports = self.fields.named_ports.iter().map(|port| NamedPort {
             name: port.name.clone(),
             port: port.port,
             protocol: port.protocol.clone(),
@@ -173,10 +155,10 @@ impl Endpoint<'_> {
         let template = IpIdentityPair {
             host_ip,
             id: identity.0,
-            key: self.encryption.index(),
+            key: self.fields.encryption.index(),
             k8s_namespace: self.namespace.to_owned(),
             k8s_pod_name: self.name.to_owned(),
-            k8s_service_account: self.service_account.to_owned(),
+            k8s_service_account: self.fields.service_account.to_owned(),
             named_ports: ports.collect(),
             ..IpIdentityPair::default()
         };

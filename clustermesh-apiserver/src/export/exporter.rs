@@ -12,12 +12,13 @@ use super::derived::allocation::Records;
 use super::derived::node::{self as kube_node, KubeNode};
 use super::derived::pod::{Pod, Pods};
 use super::endpoint::{self, CiliumEndpoint, CiliumEndpointSlice};
+use super::endpoint_slice::{self, EndpointSlice};
 use super::identity::{self, CiliumIdentity};
 use super::ledger::{Delta, Ledger};
 use super::namespaces::{Namespace, Namespaces};
 use super::node::{self, CiliumNode};
 use super::object::Kind;
-use super::service::{self, EndpointSlice, Service, Services};
+use super::service::{self, Service, Services};
 use super::service_export::{self, ServiceExport};
 use super::withheld::{Withheld, WithheldTable};
 
@@ -43,6 +44,8 @@ pub struct Sources {
     pub endpoint_slices: bool,
     /// Whether service exports are exported.
     pub service_exports: bool,
+    /// Whether global services go out in the older format too; their EndpointSlices always do.
+    pub services: bool,
 }
 
 impl Sources {
@@ -59,7 +62,10 @@ impl Sources {
             (Resource::Identities | Resource::Ip, Self { cilium: false, .. }) => {
                 &[Kind::Namespace, Kind::Node, Kind::Pod, Kind::IdentityRecord]
             }
-            (Resource::Services, _) => &[Kind::Namespace, Kind::Service, Kind::EndpointSlice],
+            (Resource::Services, Self { services: false, .. }) => &[],
+            (Resource::Services | Resource::EndpointSlices, _) => {
+                &[Kind::Namespace, Kind::Service, Kind::EndpointSlice]
+            }
             (Resource::ServiceExports, Self { service_exports: true, .. }) => {
                 &[Kind::Namespace, Kind::Service, Kind::ServiceExport]
             }
@@ -146,6 +152,7 @@ impl Exporter {
             (Resource::Ip, Sources { cilium: true, .. }) => Kind::CiliumEndpoint,
             (Resource::Ip, _) => Kind::Pod,
             (Resource::Services, _) => Kind::Service,
+            (Resource::EndpointSlices, _) => Kind::EndpointSlice,
             (Resource::ServiceExports, _) => Kind::ServiceExport,
         };
         Self {
@@ -376,8 +383,14 @@ impl Exporter {
     }
 
     fn service(&mut self, object: &ObjectKey, service: Option<Service>) {
+        let before = self.goes_out(object);
         self.services.set_service(object, service);
         self.export_service(object);
+        if self.goes_out(object) != before {
+            for name in self.services.slice_names(object) {
+                self.export_slice(&ObjectKey { namespace: Arc::clone(&object.namespace), name });
+            }
+        }
         if self.exports.contains_key(object) {
             self.export_export(object);
         }
@@ -387,6 +400,13 @@ impl Exporter {
         for service in self.services.set_slice(object, slice) {
             self.export_service(&service);
         }
+        self.export_slice(object);
+    }
+
+    /// Whether the Service is one whose slices are exported.
+    fn goes_out(&self, object: &ObjectKey) -> bool {
+        let service = self.services.service(object);
+        service.is_some_and(|service| service.exported(&self.settings.proxy_name).is_ok())
     }
 
     fn service_export(&mut self, object: &ObjectKey, export: Option<ServiceExport>) {
@@ -397,7 +417,17 @@ impl Exporter {
         self.export_export(object);
     }
 
+    fn export_slice(&mut self, object: &ObjectKey) {
+        let Settings { local, proxy_name, .. } = &self.settings;
+        let pair = self.services.slice(object);
+        let unit = pair.and_then(|pair| endpoint_slice::unit(local, proxy_name, object, pair));
+        self.put(Resource::EndpointSlices, object, unit);
+    }
+
     fn export_service(&mut self, object: &ObjectKey) {
+        if !self.settings.sources.services {
+            return;
+        }
         let Settings { local, proxy_name, .. } = &self.settings;
         let convert =
             |service| service::unit(local, proxy_name, object, service, self.services.slices(object));

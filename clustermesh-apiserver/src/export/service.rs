@@ -10,19 +10,14 @@ use mesh_types::{
 };
 use serde::Deserialize;
 
+use super::endpoint_slice::{Backend, Conditions, EndpointSlice};
 use super::object::{Metadata, nullable};
 use super::unit::Unit;
 
-/// EndpointSlice: the Service that it belongs to.
-const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// Service: another proxy than the cluster's own serves it.
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// Service: it has no cluster IP.
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
-/// EndpointSlice: who maintains it.
-const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
-/// Controllers whose EndpointSlices hold what other clusters exported. To export that again would send it round the mesh for ever.
-const IMPORTERS: [&str; 1] = ["endpointslice-mesh-controller.cilium.io"];
 /// Zone of a backend in slices of old controllers.
 const ZONE_TOPOLOGY_LABEL: &str = "topology.kubernetes.io/zone";
 /// Protocols that load balancing knows.
@@ -117,90 +112,18 @@ impl Service {
     }
 }
 
-/// An EndpointSlice, as far as it travels.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct EndpointSlice {
-    metadata: Metadata,
-    #[serde(deserialize_with = "nullable")]
-    address_type: String,
-    #[serde(deserialize_with = "nullable")]
-    endpoints: Vec<Backend>,
-    #[serde(deserialize_with = "nullable")]
-    ports: Vec<BackendPort>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Backend {
-    #[serde(deserialize_with = "nullable")]
-    addresses: Vec<String>,
-    #[serde(deserialize_with = "nullable")]
-    conditions: Conditions,
-    #[serde(deserialize_with = "nullable")]
-    hostname: String,
-    #[serde(deserialize_with = "nullable")]
-    zone: String,
-    #[serde(deserialize_with = "nullable")]
-    deprecated_topology: BTreeMap<String, String>,
-    #[serde(deserialize_with = "nullable")]
-    hints: Hints,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-struct Conditions {
-    ready: Option<bool>,
-    serving: Option<bool>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Hints {
-    #[serde(deserialize_with = "nullable")]
-    for_zones: Vec<Zone>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-struct Zone {
-    #[serde(deserialize_with = "nullable")]
-    name: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-struct BackendPort {
-    #[serde(deserialize_with = "nullable")]
-    name: String,
-    #[serde(deserialize_with = "nullable")]
-    protocol: String,
-    port: Option<i32>,
-}
-
-impl EndpointSlice {
-    /// The Service that it belongs to.
-    pub(crate) fn service(&self) -> Option<&str> {
-        self.metadata.labels.get(SERVICE_NAME_LABEL).map(String::as_str)
-    }
-
-    /// Forgets the metadata that say nothing about the mesh.
-    pub fn trimmed(mut self) -> Self {
-        self.metadata.annotations.clear();
-        self.metadata.labels.retain(|key, _| [SERVICE_NAME_LABEL, MANAGED_BY_LABEL].contains(&key.as_str()));
-        self
-    }
-
-    fn refusal(&self) -> Option<Rejection> {
-        let manager = self.metadata.labels.get(MANAGED_BY_LABEL).map_or("", String::as_str);
-        if IMPORTERS.contains(&manager) {
-            let what = format!("EndpointSlice is managed by {manager}");
-            return Some(Rejection::new(Reason::EndpointsImported, what));
+impl Service {
+    /// Why nothing of the Service goes out in whatever format, besides its namespace.
+    ///
+    /// # Errors
+    /// It is not global, not shared, or cannot be exported.
+    pub(crate) fn exported(&self, proxy_name: &str) -> Result<(), Rejection> {
+        if let Err(reason) = annotation::is_shared(&self.metadata.annotations) {
+            let what =
+                if reason == Reason::ServiceNotShared { annotation::SHARED } else { annotation::GLOBAL };
+            return Err(Rejection::new(reason, format!("annotation {what} is not \"true\"")));
         }
-        (self.address_type != "IPv4" && self.address_type != "IPv6").then(|| {
-            let what = format!("EndpointSlice has addresses of type {:?}", self.address_type);
-            Rejection::new(Reason::AddressTypeUnsupported, what)
-        })
+        self.refusal(proxy_name).map_or(Ok(()), Err)
     }
 }
 
@@ -217,13 +140,7 @@ pub fn convert<'a>(
     service: &Service,
     slices: impl IntoIterator<Item = (&'a str, &'a EndpointSlice)>,
 ) -> Result<(ClusterService, Vec<Rejection>), Rejection> {
-    if let Err(reason) = annotation::is_shared(&service.metadata.annotations) {
-        let what = if reason == Reason::ServiceNotShared { annotation::SHARED } else { annotation::GLOBAL };
-        return Err(Rejection::new(reason, format!("annotation {what} is not \"true\"")));
-    }
-    if let Some(refused) = service.refusal(proxy_name) {
-        return Err(refused);
-    }
+    service.exported(proxy_name)?;
     let mut backends = Backends::default();
     for (name, slice) in slices {
         match slice.refusal() {
@@ -297,12 +214,13 @@ impl Backends {
     fn add(&mut self, slice_name: &str, slice: &EndpointSlice) {
         let mut ports = PortMap::new();
         for port in &slice.ports {
-            if let Some(address) = self.port(slice_name, &port.name, &port.protocol, port.port) {
-                ports.insert(port.name.clone(), address);
+            let (name, protocol) = (text(&port.name), text(&port.protocol));
+            if let Some(address) = self.port(slice_name, name, protocol, port.port) {
+                ports.insert(name.to_owned(), address);
             }
         }
         for backend in &slice.endpoints {
-            let Conditions { ready, serving } = backend.conditions;
+            let Conditions { ready, serving, .. } = backend.conditions;
             if !(ready.unwrap_or(true) || serving.unwrap_or(true)) {
                 self.withhold(slice_name, Reason::BackendNotReady, &backend.addresses.join(", "));
                 continue;
@@ -318,18 +236,18 @@ impl Backends {
     /// What an earlier slice said of the address is gone, whole.
     fn set(&mut self, ip: String, backend: &Backend, ports: PortMap) {
         let topology = || backend.deprecated_topology.get(ZONE_TOPOLOGY_LABEL).cloned();
-        let zone = Some(backend.zone.clone()).filter(|zone| !zone.is_empty()).or_else(topology);
+        let zone = backend.zone.clone().filter(|zone| !zone.is_empty()).or_else(topology);
         match zone {
             Some(zone) => {
-                let hints = backend.hints.for_zones.iter().map(|zone| ForZone { name: zone.name.clone() });
+                let hints = backend.hints.iter().flat_map(|hints| &hints.for_zones);
+                let hints = hints.map(|zone| ForZone { name: zone.name.clone() });
                 self.zones.insert(ip.clone(), BackendZone { zone, for_zones: hints.collect() });
             }
             None => drop(self.zones.remove(&ip)),
         }
-        if backend.hostname.is_empty() {
-            self.hostnames.remove(&ip);
-        } else {
-            self.hostnames.insert(ip.clone(), backend.hostname.clone());
+        match text(&backend.hostname) {
+            "" => drop(self.hostnames.remove(&ip)),
+            hostname => drop(self.hostnames.insert(ip.clone(), hostname.to_owned())),
         }
         self.ports.insert(ip, ports);
     }
@@ -361,6 +279,11 @@ impl Backends {
     fn withhold(&mut self, of: &str, reason: Reason, what: &str) {
         self.withheld.push(Rejection::new(reason, format!("{of}: {what}")));
     }
+}
+
+/// A text that may be absent, which is the same as empty here.
+fn text(text: &Option<String>) -> &str {
+    text.as_deref().unwrap_or_default()
 }
 
 /// The Services and EndpointSlices that exist, and which belong together.
@@ -413,6 +336,18 @@ impl Services {
 
     pub(crate) fn service(&self, object: &ObjectKey) -> Option<&Service> {
         self.services.get(object)
+    }
+
+    /// A slice and the Service that it belongs to, if both exist.
+    pub(crate) fn slice(&self, object: &ObjectKey) -> Option<(&EndpointSlice, &Service)> {
+        let slice = self.slices.get(object)?;
+        let owner = ObjectKey { name: slice.service()?.into(), namespace: Arc::clone(&object.namespace) };
+        Some((slice, self.services.get(&owner)?))
+    }
+
+    /// The names of the slices of a Service.
+    pub(crate) fn slice_names(&self, service: &ObjectKey) -> Vec<Arc<str>> {
+        self.belongs.get(service).into_iter().flatten().cloned().collect()
     }
 
     /// The slices of a Service, by name.

@@ -16,6 +16,7 @@ const NODES: &str = "cilium/state/nodes/v1/west/";
 const IP: &str = "cilium/state/ip/v1/default/";
 const IDENTITIES: &str = "cilium/state/identities/v1/id/";
 const SERVICES: &str = "cilium/state/services/v1/west/";
+const SLICES: &str = "cilium/state/endpointslices/v1/west/";
 const EXPORTS: &str = "cilium/state/serviceexports/v1/west/";
 const SYNCED: &str = "cilium/synced/west/cilium/state/";
 const CONFIG: &str = "cilium/cluster-config/";
@@ -99,10 +100,11 @@ async fn objects_become_keys_and_follow_every_change() -> Result<()> {
         keys(store, CONFIG).await?["west"],
         concat!(
             r#"{"id":3,"capabilities":{"syncedCanaries":true,"maxConnectedClusters":255,"#,
-            r#""serviceExportsEnabled":false}}"#
+            r#""serviceExportsEnabled":false,"endpointSlicesExportMode":"services-and-endpointslices"}}"#
         )
     );
-    let synced = ["identities/v1", "ip/v1", "nodes/v1", "serviceexports/v1", "services/v1"];
+    let synced =
+        ["endpointslices/v1", "identities/v1", "ip/v1", "nodes/v1", "serviceexports/v1", "services/v1"];
     until_names(store, SYNCED, &synced).await?;
     until_names(store, "cilium/.heartbeat", &[""]).await?;
     let lease = store.get(b"cilium/.heartbeat").await?.unwrap().lease;
@@ -112,6 +114,7 @@ async fn objects_become_keys_and_follow_every_change() -> Result<()> {
     let labels = "k8s:app=cart;k8s:io.cilium.k8s.policy.cluster=west;k8s:io.kubernetes.pod.namespace=shop;";
     assert_eq!(keys(store, IDENTITIES).await?["196700"], labels);
     assert_eq!(backends(&keys(store, SERVICES).await?), ["10.72.1.10", "10.72.1.11"]);
+    until_names(store, SLICES, &["shop/cart-1", "shop/cart-2"]).await?;
 
     // Backends, sharing, deletion.
     bench.apply(slice("cart-1", &["10.72.1.12"])).await?;
@@ -120,6 +123,7 @@ async fn objects_become_keys_and_follow_every_change() -> Result<()> {
     until(store, SERVICES, "one backend", |keys| backends(keys) == ["10.72.1.12"]).await?;
     bench.apply(service(false)).await?;
     until_names(store, SERVICES, &[]).await?;
+    until_names(store, SLICES, &[]).await?;
     assert_eq!(exporter.reasons("shop/cart"), ["service-not-shared"]);
     bench.apply(service(true)).await?;
     until_names(store, SERVICES, &["shop/cart"]).await?;
@@ -128,13 +132,14 @@ async fn objects_become_keys_and_follow_every_change() -> Result<()> {
 
     // A namespace that leaves the mesh and comes back.
     bench.apply(namespace("shop", false)).await?;
-    for prefix in [SERVICES, IP, IDENTITIES] {
+    for prefix in [SERVICES, SLICES, IP, IDENTITIES] {
         until_names(store, prefix, &[]).await?;
     }
     bench.apply(namespace("shop", true)).await?;
     until_names(store, SERVICES, &["shop/cart"]).await?;
     until_names(store, IP, &["10.72.1.20"]).await?;
     until_names(store, IDENTITIES, &["196700"]).await?;
+    until_names(store, SLICES, &["shop/cart-1"]).await?;
 
     // Objects that are wrong in part, and altogether.
     bench.apply(cilium_node("worker-1", json!(["10.72.1.0/33", "10.72.9.0/24"]))).await?;

@@ -5,8 +5,10 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const CILIUM: Sources = Sources { cilium: true, endpoint_slices: false, service_exports: true };
-const DERIVED: Sources = Sources { cilium: false, endpoint_slices: false, service_exports: false };
+const CILIUM: Sources =
+    Sources { cilium: true, endpoint_slices: false, service_exports: true, services: true };
+const DERIVED: Sources =
+    Sources { cilium: false, endpoint_slices: false, service_exports: false, services: true };
 
 fn settings(sources: Sources) -> Settings {
     Settings {
@@ -176,7 +178,7 @@ fn a_resource_says_nothing_before_all_it_is_made_of_is_listed() {
     assert_eq!(bench.completed, [], "without its slices the service would lose its backends in every peer");
     bench.set(Kind::EndpointSlice, "shop", "cart-1", slice_of("cart", "10.1.0.1"));
     bench.apply(listed(Kind::EndpointSlice));
-    assert_eq!(bench.completed, [Resource::Services]);
+    assert_eq!(bench.completed, [Resource::Services, Resource::EndpointSlices]);
     let value = &bench.written[&(Resource::Services, "shop/cart".into())];
     assert!(value.windows(8).any(|bytes| bytes == b"10.1.0.1"));
     bench.apply(listed(Kind::ServiceExport));
@@ -192,6 +194,31 @@ fn what_is_switched_off_is_complete_and_empty_at_once() {
     let mut bench = Bench::new(Sources { service_exports: false, ..CILIUM });
     bench.apply(listed(Kind::CiliumNode));
     assert_eq!(bench.completed, [Resource::Nodes, Resource::ServiceExports]);
+    let mut bench = Bench::listed(Sources { services: false, ..CILIUM });
+    bench.namespace("shop", true);
+    bench.set(Kind::Service, "shop", "cart", global_service());
+    bench.set(Kind::EndpointSlice, "shop", "cart-1", slice_of("cart", "10.1.0.1"));
+    assert!(bench.completed.contains(&Resource::Services));
+    assert_eq!(bench.written.keys().collect::<Vec<_>>(), [&(Resource::EndpointSlices, "shop/cart-1".into())]);
+}
+
+#[test]
+fn a_slice_goes_out_with_its_service_and_its_namespace_whichever_comes_first() {
+    let mut bench = Bench::listed(CILIUM);
+    let key = (Resource::EndpointSlices, "shop/cart-1".into());
+    bench.set(Kind::EndpointSlice, "shop", "cart-1", slice_of("cart", "10.1.0.1"));
+    bench.namespace("shop", true);
+    assert!(bench.written.is_empty(), "nobody shares it");
+    bench.set(Kind::Service, "shop", "cart", global_service());
+    assert!(bench.written.contains_key(&key));
+    bench.namespace("shop", false);
+    assert!(bench.written.is_empty());
+    bench.namespace("shop", true);
+    bench.set(Kind::Service, "shop", "cart", json!({}));
+    assert!(!bench.written.contains_key(&key), "the Service is not global any more");
+    bench.set(Kind::Service, "shop", "cart", global_service());
+    bench.set(Kind::EndpointSlice, "shop", "cart-1", slice_of("other", "10.1.0.1"));
+    assert!(!bench.written.contains_key(&key), "it belongs to a Service that does not exist");
 }
 
 #[test]
@@ -202,9 +229,10 @@ fn a_namespace_takes_out_identities_endpoints_services_and_exports_at_once() {
     bench.set(Kind::CiliumIdentity, "", "459008", identity("shop"));
     bench.set(Kind::CiliumEndpoint, "shop", "cart-0", endpoint("10.1.0.1"));
     bench.set(Kind::Service, "shop", "cart", global_service());
+    bench.set(Kind::EndpointSlice, "shop", "cart-1", slice_of("cart", "10.1.0.1"));
     bench.set(Kind::ServiceExport, "shop", "cart", export());
     let all = bench.written.clone();
-    assert_eq!(all.len(), 5);
+    assert_eq!(all.len(), Resource::ALL.len());
     bench.namespace("shop", false);
     assert_eq!(bench.written.keys().map(|(resource, _)| *resource).collect::<Vec<_>>(), [Resource::Nodes]);
     assert_eq!(bench.reasons("shop/cart"), [Reason::NamespaceNotGlobal; 2]);

@@ -1,5 +1,7 @@
+use mesh_types::SERVICE_NAME_LABEL;
 use serde_json::{Value, json};
 
+use super::super::endpoint_slice::{IMPORTERS, MANAGED_BY_LABEL};
 use super::*;
 
 fn service(annotations: Value, spec: Value) -> Service {
