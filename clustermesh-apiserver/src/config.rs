@@ -174,7 +174,9 @@ pub enum ConfigError {
     #[error("identity namespace {0:?}: expected the name of a namespace")]
     IdentityNamespace(String),
     /// Another replica could take over while this one still writes, or no renewal would come in time.
-    #[error("leader election: expected retry {retry:?} < renew deadline {renew_deadline:?} < lease duration {duration:?}")]
+    #[error(
+        "leader election: expected retry {retry:?} < renew deadline {renew_deadline:?} < lease duration {duration:?}"
+    )]
     Leases {
         /// See [`Leases`].
         duration: Duration,

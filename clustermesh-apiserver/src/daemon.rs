@@ -127,7 +127,9 @@ pub fn start(
 
 /// Cilium's definitions did not appear in time.
 #[derive(Debug, thiserror::Error)]
-#[error("the API server does not have Cilium's definitions (CiliumNode, CiliumIdentity, CiliumEndpoint) after {limit:?}: is Cilium installed?")]
+#[error(
+    "the API server does not have Cilium's definitions (CiliumNode, CiliumIdentity, CiliumEndpoint) after {limit:?}: is Cilium installed?"
+)]
 struct DefinitionsAbsent {
     limit: Duration,
 }

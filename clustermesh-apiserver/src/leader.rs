@@ -163,7 +163,9 @@ impl Candidate {
         let written = match seen.plan(asked) {
             Plan::Wait => None,
             Plan::Create(spec) => Some(api.create(&params, &lease(spec, None)).await?),
-            Plan::Replace(spec, version) => Some(api.replace(NAME, &params, &lease(spec, Some(version))).await?),
+            Plan::Replace(spec, version) => {
+                Some(api.replace(NAME, &params, &lease(spec, Some(version))).await?)
+            }
         };
         if let Some(written) = &written {
             seen.held(written, asked);
@@ -180,7 +182,8 @@ impl Candidate {
             // Someone else was faster, which is no failure.
             Err(Failure::Api(kube::Error::Api(status))) if status.code == 409 => {}
             Err(failure) => {
-                let (error, lease) = (Chain(&failure).to_string(), format!("{}/{NAME}", self.leases.namespace));
+                let (error, lease) =
+                    (Chain(&failure).to_string(), format!("{}/{NAME}", self.leases.namespace));
                 if self.complained {
                     debug!(error, lease, "the Lease cannot be read or written");
                 } else {

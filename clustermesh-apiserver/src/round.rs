@@ -98,13 +98,8 @@ impl Context {
         let (wanted, wanted_labels) = watch::channel(Wanted::default());
         let (told, numbers) = watch::channel(Told::default());
         let identities = (!found.cilium).then(|| {
-            let (identities, status) = Identities::new(
-                self.client.clone(),
-                config,
-                wanted_labels,
-                told,
-                self.leading.clone(),
-            );
+            let (identities, status) =
+                Identities::new(self.client.clone(), config, wanted_labels, told, self.leading.clone());
             statuses.insert(Kind::IdentityRecord, status);
             identities
         });

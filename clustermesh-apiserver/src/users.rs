@@ -120,7 +120,8 @@ impl Keeper {
             if self.read.as_deref() == Some(&text) {
                 return Ok(None);
             }
-            let wanted = parse(&text, &self.local).map_err(|error| format!("it is not understood: {error}"))?;
+            let wanted =
+                parse(&text, &self.local).map_err(|error| format!("it is not understood: {error}"))?;
             Ok(Some((text, wanted)))
         });
         match understood {
@@ -141,7 +142,8 @@ impl Keeper {
     }
 
     async fn apply(&mut self, wanted: &Wanted) -> Result<(), Error> {
-        let gone: Vec<String> = self.applied.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
+        let gone: Vec<String> =
+            self.applied.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
         for name in gone {
             self.store.delete_user(&name).await?;
             info!(user = name, "user of the store deleted");

@@ -1,6 +1,6 @@
 //! From the command line to an exit code.
 
-use crate::cmd::Command;
+use crate::cmd::{Command, mesh};
 use crate::exit::Exit;
 use crate::{applet, out};
 use clap::Parser;
@@ -24,7 +24,14 @@ impl Cli {
 
 /// Runs what `args` ask for; `args[0]` is the name it was called by.
 pub(crate) fn main(args: Vec<OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(applet::rewrite(args)) {
+    let args = match mesh::expand(applet::rewrite(args)) {
+        Ok(args) => args,
+        Err(error) => {
+            out::complain(&error);
+            return Exit::of(&error).into();
+        }
+    };
+    let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(answer) => return say(&answer),
     };

@@ -15,6 +15,7 @@ mod dns;
 mod etcdinit;
 mod kube_lite;
 mod kvstoremesh;
+pub(crate) mod mesh;
 mod store;
 pub(crate) mod version;
 
@@ -43,6 +44,8 @@ pub(crate) enum Command {
     KubeLite(Box<kube_lite::Args>),
     /// Mirror remote clusters into the store of this one; or, with a subcommand, ask the mirror that runs.
     Kvstoremesh(Box<kvstoremesh::Args>),
+    /// Run all daemons of a cluster in one process: store, export, controllers, mirror, and DNS if it is asked for.
+    Mesh(Box<mesh::Args>),
     /// Serve the cluster's state as an etcd v3 server.
     Store(store::Args),
     /// Print the version.
@@ -63,6 +66,7 @@ impl Command {
             Self::Etcdinit(args) => args.run(),
             Self::KubeLite(args) => args.run(),
             Self::Kvstoremesh(args) => args.run(),
+            Self::Mesh(args) => args.run(),
             Self::Store(args) => args.run(),
             Self::Version(args) => args.run(),
         }

@@ -26,7 +26,8 @@ use crate::exit::{Exit, Usage};
 use anyhow::Context as _;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use mesh_runtime::{
-    BuildInfo, Health, LogFormat, Readiness, Supervisor, Telemetry, bind, registry, terminate_signal,
+    BuildInfo, Health, LogFormat, Readiness, Supervisor, Telemetry, bind, registry, shared_registry,
+    terminate_signal,
 };
 use prometheus_client::registry::Registry;
 use serde::Serialize;
@@ -80,7 +81,7 @@ impl DaemonArgs {
 pub(crate) struct Spec {
     /// Its name in logs.
     pub(crate) name: &'static str,
-    /// What its series start with.
+    /// What its series start with; empty if it has parts with prefixes of their own.
     pub(crate) metrics_prefix: &'static str,
     /// Its health port, on loopback unless it is told otherwise.
     pub(crate) health_port: u16,
@@ -92,13 +93,28 @@ pub(crate) struct Daemon {
     pub(crate) tasks: Supervisor,
     /// What `/readyz` waits for. Take the guards during set-up.
     pub(crate) readiness: Readiness,
-    /// Where its series are registered, already under its prefix.
+    /// Where its series are registered, already under its prefix; see [`Daemon::part`].
     pub(crate) metrics: Registry,
+    part: Option<&'static str>,
     pages: Vec<Box<dyn FnOnce(Health) -> Health + Send>>,
     listeners: Vec<(&'static str, TcpListener)>,
 }
 
 impl Daemon {
+    /// From now on a part is set up that is a daemon of its own elsewhere: its series have `prefix`. Only where the
+    /// daemon's own prefix is empty.
+    pub(crate) fn part(&mut self, prefix: &'static str) {
+        self.part = Some(prefix);
+    }
+
+    /// Where the part that is set up registers its series.
+    pub(crate) fn series(&mut self) -> &mut Registry {
+        match self.part {
+            Some(prefix) => self.metrics.sub_registry_with_prefix(prefix),
+            None => &mut self.metrics,
+        }
+    }
+
     /// Answers at `address` too, as the health listener does.
     pub(crate) async fn listen(&mut self, what: &'static str, address: SocketAddr) -> anyhow::Result<()> {
         let listener = bind(what, address).await?;
@@ -152,8 +168,18 @@ async fn serve(
 
     let tasks = Supervisor::new(args.shutdown_grace);
     let build = BuildInfo { version: VERSION, revision: REVISION };
-    let metrics = registry(spec.metrics_prefix, build, tasks.spawner());
-    let mut daemon = Daemon { tasks, readiness: Readiness::new(), metrics, pages: Vec::new(), listeners: Vec::new() };
+    let metrics = match spec.metrics_prefix {
+        "" => shared_registry(&format!("isthmus_{}", spec.name), build, tasks.spawner()),
+        prefix => registry(prefix, build, tasks.spawner()),
+    };
+    let mut daemon = Daemon {
+        tasks,
+        readiness: Readiness::new(),
+        metrics,
+        part: None,
+        pages: Vec::new(),
+        listeners: Vec::new(),
+    };
     let status = daemon.tasks.spawner();
     daemon.page("/tasks", move || status.status());
     tokio::select! {
@@ -162,7 +188,7 @@ async fn serve(
         () = &mut stop => return Ok(Exit::Done),
     }
 
-    let Daemon { tasks, readiness, metrics, pages, listeners } = daemon;
+    let Daemon { tasks, readiness, metrics, part: _, pages, listeners } = daemon;
     let health = pages.into_iter().fold(Health::new(readiness, metrics), |health, page| page(health));
     for (what, listener) in listeners {
         let health = health.clone();

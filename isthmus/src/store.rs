@@ -121,7 +121,9 @@ impl StoreArgs {
 
     /// Whether an external store was named.
     pub(crate) fn is_external(&self) -> bool {
-        self.kvstore_opt.iter().any(|option| matches!(option, StoreOption::Config(_) | StoreOption::Address(_)))
+        self.kvstore_opt
+            .iter()
+            .any(|option| matches!(option, StoreOption::Config(_) | StoreOption::Address(_)))
     }
 
     fn limits(&self) -> Limits {

@@ -132,7 +132,11 @@ mod tests {
     async fn another_server_takes_the_place_of_the_kubeconfigs() {
         let dir = tempfile::tempdir().unwrap();
         let kubeconfig = Some(kubeconfig(&dir));
-        let config = |server: &str| ClientConfig { kubeconfig: kubeconfig.clone(), server: Some(server.into()), ..Default::default() };
+        let config = |server: &str| ClientConfig {
+            kubeconfig: kubeconfig.clone(),
+            server: Some(server.into()),
+            ..Default::default()
+        };
         assert!(config("https://10.0.0.1:6443").client().await.is_ok());
         assert!(matches!(config("no url").client().await, Err(ClientError::Server { .. })));
     }

@@ -184,8 +184,9 @@ fn names(question: &Question) -> std::io::Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for entry in std::fs::read_dir(&question.directory)? {
         let path = entry?.path();
-        let is_configuration = std::fs::read(&path)
-            .is_ok_and(|content| content.windows(crate::config::MARK.len()).any(|part| part == crate::config::MARK));
+        let is_configuration = std::fs::read(&path).is_ok_and(|content| {
+            content.windows(crate::config::MARK.len()).any(|part| part == crate::config::MARK)
+        });
         if is_configuration && let Some(name) = path.file_name() {
             names.insert(name.to_string_lossy().into_owned());
         }
@@ -228,7 +229,8 @@ async fn of_file(name: &str, file: &Path, cluster: Option<&ClusterName>, questio
         }
         Err(error) => {
             let what = format!("{} cannot be used: {}", file.display(), mesh_runtime::Chain(&error));
-            let advice = "write an etcd client configuration: endpoints, trusted-ca-file, cert-file, key-file";
+            let advice =
+                "write an etcd client configuration: endpoints, trusted-ca-file, cert-file, key-file";
             found.steps.push(Step::failed(Layer::Configuration, what, advice));
             return found;
         }
@@ -274,7 +276,11 @@ fn share_ids(clusters: &mut [Diagnosis], local: Option<u32>) {
             Step::passed(Layer::ClusterId, format!("its id {id} is its own"))
         } else {
             let what = format!("its id {id} is also that of {}", others.join(" and "));
-            Step::failed(Layer::ClusterId, what, "give each cluster of the mesh an id of its own (--cluster-id)")
+            Step::failed(
+                Layer::ClusterId,
+                what,
+                "give each cluster of the mesh an id of its own (--cluster-id)",
+            )
         });
     }
 }
@@ -299,7 +305,8 @@ mod tests {
     #[test]
     fn an_id_that_two_have_is_told_to_both() {
         let with_id = |name: &str, id| Diagnosis { id, ..diagnosis(name, Vec::new()) };
-        let mut clusters = [with_id("a", Some(7)), with_id("b", Some(7)), with_id("c", Some(8)), with_id("d", None)];
+        let mut clusters =
+            [with_id("a", Some(7)), with_id("b", Some(7)), with_id("c", Some(8)), with_id("d", None)];
         share_ids(&mut clusters, Some(8));
         let said: Vec<_> = clusters.iter().map(|c| c.steps.first().map(|step| step.what.as_str())).collect();
         assert_eq!(

@@ -171,7 +171,8 @@ impl Desk {
 /// The layer that is named, and words of the step that failed there.
 fn fails(diagnosis: &Diagnosis, layer: Layer, words: &str) {
     assert_eq!(diagnosis.failing, Some(layer), "{diagnosis:#?}");
-    let failed = |step: &&kvstoremesh::troubleshoot::Step| step.layer == layer && step.outcome == Outcome::Failed;
+    let failed =
+        |step: &&kvstoremesh::troubleshoot::Step| step.layer == layer && step.outcome == Outcome::Failed;
     let step = diagnosis.steps.iter().find(failed).unwrap();
     assert!(step.what.contains(words), "expected {words:?}: {step:#?}");
     assert!(!step.advice.is_empty(), "{step:#?}");
@@ -268,10 +269,9 @@ async fn fault_6_a_client_certificate_that_the_server_does_not_know() {
     desk.configure("west", &url(west.address), |text| text);
     fails(&desk.west().await, Layer::Tls, "the server");
     desk.configure("west", &url(west.address), |text| {
-        text.lines().filter(|line| !line.starts_with("cert") && !line.starts_with("key")).fold(
-            String::new(),
-            |text, line| text + line + "\n",
-        )
+        text.lines()
+            .filter(|line| !line.starts_with("cert") && !line.starts_with("key"))
+            .fold(String::new(), |text, line| text + line + "\n")
     });
     fails(&desk.west().await, Layer::Tls, "the server");
 }

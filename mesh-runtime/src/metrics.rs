@@ -21,10 +21,23 @@ pub struct BuildInfo {
 #[must_use]
 pub fn registry(prefix: &str, build: BuildInfo, tasks: Spawner) -> Registry {
     let mut registry = Registry::with_prefix(prefix);
+    describe(&mut registry, build, tasks);
+    registry
+}
+
+/// A registry for several daemons in one process: what is registered in it has the names of its own sub-registries,
+/// and only the two series of [`registry`] have `prefix`.
+#[must_use]
+pub fn shared_registry(prefix: &str, build: BuildInfo, tasks: Spawner) -> Registry {
+    let mut registry = Registry::default();
+    describe(registry.sub_registry_with_prefix(prefix), build, tasks);
+    registry
+}
+
+fn describe(registry: &mut Registry, build: BuildInfo, tasks: Spawner) {
     let labels = [("version", build.version), ("revision", build.revision)];
     registry.register("build", "The program that answers, always 1", Info::new(labels));
     registry.register_collector(Box::new(Tasks(tasks)));
-    registry
 }
 
 /// The registry in OpenMetrics text form.
@@ -75,5 +88,14 @@ mod tests {
         );
         assert!(text.contains("cilium_kvstoremesh_task_restarts_total{task=\"store\"} 0"), "{text}");
         assert!(text.ends_with("# EOF\n"), "{text}");
+
+        let mut shared = shared_registry("isthmus_mesh", build, tasks.spawner());
+        let counter = prometheus_client::metrics::counter::Counter::<u64>::default();
+        shared.sub_registry_with_prefix("cilium_kvstoremesh").register("x", "X", counter);
+        let text = encode(&shared);
+        assert!(
+            text.contains("isthmus_mesh_build_info{") && text.contains("\ncilium_kvstoremesh_x_total 0"),
+            "{text}"
+        );
     }
 }

@@ -80,7 +80,10 @@ impl KubernetesArgs {
 }
 
 fn rate(text: &str) -> Result<f32, String> {
-    text.parse().ok().filter(|rate: &f32| rate.is_finite() && *rate >= 0.0).ok_or_else(|| "expected a number".to_owned())
+    text.parse()
+        .ok()
+        .filter(|rate: &f32| rate.is_finite() && *rate >= 0.0)
+        .ok_or_else(|| "expected a number".to_owned())
 }
 
 /// Where a daemon answers, besides `--health-listen`, by Cilium's flags.
@@ -117,9 +120,6 @@ impl ServeArgs {
         if !self.accepted.is_empty() {
             info!(flags = self.accepted.join(" "), "flags of Cilium without effect");
         }
-        let version = Family::<[(&str, &str); 3], Gauge>::default();
-        version.get_or_create(&[("version", VERSION), ("revision", REVISION), ("arch", std::env::consts::ARCH)]).set(1);
-        daemon.metrics.register("version", "The program that answers, always 1", version);
         if let Some(address) = self.prometheus_serve_addr {
             daemon.listen("metrics", address).await?;
         }
@@ -127,11 +127,19 @@ impl ServeArgs {
     }
 }
 
+/// Registers Cilium's `version`.
+pub(crate) fn tell_version(daemon: &mut Daemon) {
+    let version = Family::<[(&str, &str); 3], Gauge>::default();
+    let labels = [("version", VERSION), ("revision", REVISION), ("arch", std::env::consts::ARCH)];
+    version.get_or_create(&labels).set(1);
+    daemon.series().register("version", "The program that answers, always 1", version);
+}
+
 /// Registers Cilium's `bootstrap_seconds`: from now until the daemon is ready.
 pub(crate) fn measure_bootstrap(daemon: &mut Daemon) {
     let seconds = Gauge::<f64, AtomicU64>::default();
     let help = "From the start until everything was mirrored, or not waited for any more";
-    daemon.metrics.register("bootstrap_seconds", help, seconds.clone());
+    daemon.series().register("bootstrap_seconds", help, seconds.clone());
     let (readiness, began) = (daemon.readiness.clone(), Instant::now());
     daemon.tasks.spawn("bootstrap", Restart::UntilDone(RESTART), move |stop| {
         let (readiness, seconds) = (readiness.clone(), seconds.clone());
@@ -194,7 +202,8 @@ mod tests {
 
     #[test]
     fn the_api_server_is_reached_as_ciliums_flags_say() {
-        let args = ["--kubeconfig=/k", "--k8s-api-server-urls=https://a:1,https://b:1", "--k8s-client-qps=0.5"];
+        let args =
+            ["--kubeconfig=/k", "--k8s-api-server-urls=https://a:1,https://b:1", "--k8s-client-qps=0.5"];
         let config = parse(&args).unwrap().kubernetes.config();
         assert_eq!(config.server.as_deref(), Some("https://a:1"));
         assert_eq!((config.kubeconfig, config.qps), (Some("/k".into()), Some(0.5)));

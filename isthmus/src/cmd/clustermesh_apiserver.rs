@@ -1,13 +1,13 @@
 //! `isthmus clustermesh-apiserver`.
 
-use crate::cmd::cluster::{ClusterArgs, KubernetesArgs, ServeArgs};
+use crate::cmd::cluster::{self, ClusterArgs, KubernetesArgs, ServeArgs};
 use crate::daemon::{self, Daemon, DaemonArgs, Spec};
 use crate::duration;
 use crate::exit::{Exit, Usage};
 use crate::store::{ObservedStore, StoreArgs, StoreSeries};
 use anyhow::Context as _;
 use clap::ArgAction;
-use clustermesh_apiserver::{Cni, Config, Leases};
+use clustermesh_apiserver::{Cni, Config, Handle, Leases};
 use kvstore::{EtcdClient, Users};
 use mesh_observe::EtcdStore;
 use mesh_types::LocalCluster;
@@ -68,6 +68,10 @@ pub(crate) struct ExportArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
         default_value_t = true, action = ArgAction::Set)]
     clustermesh_default_global_namespace: bool,
+    /// In which formats global services go out.
+    #[arg(long, value_name = "FORMAT", default_value = "prefer-legacy", hide = true,
+        value_parser = ["prefer-legacy"])]
+    clustermesh_service_v2: String,
     /// Export the Services whose label service.kubernetes.io/service-proxy-name has this value [default: those without
     /// the label].
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
@@ -117,13 +121,15 @@ impl Args {
             let etcd = self.store.config()?;
             let client = EtcdClient::new(etcd.clone()).context("set up the client of the local store")?;
             let client = Arc::new(client);
-            let series = StoreSeries::register(&mut daemon.metrics);
+            let series = StoreSeries::register(daemon.series());
             let store = LocalStore {
                 users: Arc::clone(&client) as Arc<dyn Users>,
                 client: self.store.observed(client, &series, &daemon.readiness, &daemon.tasks.spawner()),
                 dial: Arc::new(EtcdStore::new(etcd)),
             };
-            self.export.start(daemon, &local, &self.store, &self.kubernetes, store).await
+            let exporter = self.export.start(daemon, &local, &self.store, &self.kubernetes, store).await?;
+            daemon.page("/status", move || exporter.status());
+            Ok(())
         })
     }
 }
@@ -136,7 +142,8 @@ pub(crate) struct LocalStore {
 }
 
 impl ExportArgs {
-    /// Starts the exporter, and the controllers and the keeper of users if they are asked for.
+    /// Starts the exporter, and the controllers and the keeper of users if they are asked for. The status answers at
+    /// `/export` and `/mcs`.
     pub(crate) async fn start(
         &self,
         daemon: &mut Daemon,
@@ -144,18 +151,14 @@ impl ExportArgs {
         options: &StoreArgs,
         kubernetes: &KubernetesArgs,
         store: LocalStore,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Handle> {
+        cluster::tell_version(daemon);
         let config = self.config(local, options)?;
         let kube = kubernetes.config().client().await.context("reach the Kubernetes API")?;
         let spawner = daemon.tasks.spawner();
         let controllers = config.mcs_api && self.mcs_controllers;
-        let leader = clustermesh_apiserver::elect(
-            &config,
-            controllers,
-            kube.clone(),
-            &spawner,
-            &mut daemon.metrics,
-        );
+        let leader =
+            clustermesh_apiserver::elect(&config, controllers, kube.clone(), &spawner, daemon.series());
         if self.cluster_users_enabled {
             let (users, file) = (Arc::clone(&store.users), self.cluster_users_config_path.clone());
             clustermesh_apiserver::keep_users(users, file, local.name.clone(), &spawner);
@@ -163,21 +166,24 @@ impl ExportArgs {
         if controllers {
             mcs::start(daemon, &config, kube.clone(), store.dial, leader.clone());
         }
+        let readiness = daemon.readiness.clone();
         let exporter = clustermesh_apiserver::start(
             config,
             kube,
             store.client,
             leader,
             &spawner,
-            &daemon.readiness,
-            &mut daemon.metrics,
+            &readiness,
+            daemon.series(),
         )
         .map_err(Usage::error)?;
-        daemon.page("/status", move || exporter.status());
-        Ok(())
+        let shown = exporter.clone();
+        daemon.page("/export", move || shown.status());
+        Ok(exporter)
     }
 
-    fn config(&self, local: &LocalCluster, store: &StoreArgs) -> anyhow::Result<Config> {
+    /// The settings, checked.
+    pub(crate) fn config(&self, local: &LocalCluster, store: &StoreArgs) -> anyhow::Result<Config> {
         let config = Config {
             lease_ttl: store.lease_ttl(),
             cni: self.cni,
@@ -264,11 +270,9 @@ mod tests {
 
     #[test]
     fn words_and_combinations_that_mean_nothing_are_refused() {
-        for args in [
-            &["--cni=calico"][..],
-            &["--clustermesh-enable-mcs-api=perhaps"],
-            &["--identity-grace=0s"],
-        ] {
+        for args in
+            [&["--cni=calico"][..], &["--clustermesh-enable-mcs-api=perhaps"], &["--identity-grace=0s"]]
+        {
             assert_eq!(parse(args).unwrap_err().exit_code(), 2, "{args:?}");
         }
         for args in ["--identity-namespace=A", "--leader-election-renew-deadline=15s"] {

@@ -1,6 +1,6 @@
 //! The DNS server of `clusterset.local`.
 
-use crate::daemon::{self, DaemonArgs, Spec};
+use crate::daemon::{self, Daemon, DaemonArgs, Spec};
 use crate::exit::{Exit, Usage};
 use anyhow::Context as _;
 use dns_plugin::{Metrics, Published, Server, Source, Zone, ZoneName, ZoneSettings};
@@ -10,6 +10,11 @@ use std::path::PathBuf;
 use tracing::info;
 
 const SPEC: Spec = Spec { name: "dns", metrics_prefix: "isthmus_dns", health_port: 9882 };
+
+/// Seconds that a resolver may keep an answer, unless said.
+pub(crate) const TTL_SECONDS: u32 = 5;
+/// Longest UDP response, unless said: what fits any path (DNS flag day 2020).
+pub(crate) const MAX_UDP_SIZE: u16 = 1232;
 
 /// Arguments of `isthmus dns`.
 #[derive(Debug, clap::Args)]
@@ -27,11 +32,11 @@ pub(crate) struct Args {
     advertise: Vec<IpAddr>,
 
     /// Seconds that a resolver may keep an answer, also one that says that a name does not exist.
-    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=3600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = TTL_SECONDS, value_parser = clap::value_parser!(u32).range(0..=3600))]
     ttl: u32,
 
     /// Longest UDP response to clients that offer more by EDNS; what is longer is fetched over TCP.
-    #[arg(long, value_name = "BYTES", default_value_t = 1232, value_parser = clap::value_parser!(u16).range(512..))]
+    #[arg(long, value_name = "BYTES", default_value_t = MAX_UDP_SIZE, value_parser = clap::value_parser!(u16).range(512..))]
     max_udp_size: u16,
 
     /// Kubeconfig of the cluster; without it, the service account of the pod.
@@ -51,22 +56,11 @@ impl Args {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let settings = self.settings();
         let zone = Zone::new(settings).map_err(|error| Usage::error(format!("--zone: {error}")))?;
-        let kubernetes = ClientConfig { kubeconfig: self.kubeconfig, context: self.context, ..ClientConfig::default() };
-        let (listen, max_udp_size) = (self.listen, self.max_udp_size);
+        let kubernetes =
+            ClientConfig { kubeconfig: self.kubeconfig, context: self.context, ..ClientConfig::default() };
         daemon::run(&SPEC, &self.daemon, async |daemon| {
-            let published = Published::new(zone);
-            let metrics = Metrics::register(&mut daemon.metrics, published.clone());
-            let server = Server::bind(&listen, published.clone(), metrics, max_udp_size).await?;
-            let addresses = server.addresses().context("read the addresses of the DNS server")?;
             let client = kubernetes.client().await.context("reach the Kubernetes API")?;
-
-            let source = Source::new(&client, published);
-            let observer = source.observer();
-            daemon.page("/status", move || observer.status());
-            source.spawn(&daemon.tasks.spawner(), daemon.readiness.guard("zone"));
-            daemon.tasks.spawn_once("server", |stop| server.serve(stop));
-            info!(zone = %self.zone, ?addresses, "answering, with SERVFAIL until the zone is synced");
-            Ok(())
+            start(daemon, "/status", &client, zone, &self.listen, self.max_udp_size).await
         })
     }
 
@@ -75,6 +69,28 @@ impl Args {
         let name_server = if self.advertise.is_empty() { listened.collect() } else { self.advertise.clone() };
         ZoneSettings { zone: self.zone.clone(), ttl_seconds: self.ttl, name_server }
     }
+}
+
+/// Answers `zone`, as the Kubernetes API behind `client` tells it, at each of `listen`; its status is at `page`.
+pub(crate) async fn start(
+    daemon: &mut Daemon,
+    page: &'static str,
+    client: &kube::Client,
+    zone: Zone,
+    listen: &[SocketAddr],
+    max_udp_size: u16,
+) -> anyhow::Result<()> {
+    let published = Published::new(zone);
+    let metrics = Metrics::register(daemon.series(), published.clone());
+    let server = Server::bind(listen, published.clone(), metrics, max_udp_size).await?;
+    let addresses = server.addresses().context("read the addresses of the DNS server")?;
+    let source = Source::new(client, published);
+    let observer = source.observer();
+    daemon.page(page, move || observer.status());
+    source.spawn(&daemon.tasks.spawner(), daemon.readiness.guard("zone"));
+    daemon.tasks.spawn_once("dns", |stop| server.serve(stop));
+    info!(?addresses, "answering, with SERVFAIL until the zone is synced");
+    Ok(())
 }
 
 #[cfg(test)]

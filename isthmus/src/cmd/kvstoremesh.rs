@@ -3,13 +3,13 @@
 use crate::cmd::cluster::{self, ClusterArgs, ServeArgs};
 use crate::daemon::{self, Daemon, DaemonArgs, Spec};
 use crate::duration;
-use crate::exit::Exit;
+use crate::exit::{Exit, Usage};
 use crate::listen;
 use crate::store::{ObservedStore, StoreArgs, StoreSeries};
 use anyhow::Context as _;
 use clap::{ArgAction, Subcommand};
 use kvstore::EtcdClient;
-use kvstoremesh::{Dial, Mesh, Settings};
+use kvstoremesh::{Board, Mesh, Settings};
 use mesh_types::LocalCluster;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -85,6 +85,13 @@ pub(crate) struct MirrorArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
         default_value_t = false, action = ArgAction::Set)]
     enable_heartbeat: bool,
+    /// How long after contact was lost services, exports and endpoint slices are withdrawn; 0s is never.
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration::parse)]
+    clustermesh_cache_ttl: Duration,
+    /// Keep what was mirrored of a cluster whose configuration is gone.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        default_value_t = false, action = ArgAction::Set, hide = true)]
+    disable_drain_on_disconnection: bool,
 }
 
 impl Args {
@@ -100,6 +107,7 @@ impl Args {
 impl Mirror {
     fn run(self) -> anyhow::Result<Exit> {
         let local = self.cluster.local()?;
+        self.mirror.check()?;
         daemon::run(&SPEC, &self.serve.of(&self.daemon), async |daemon| {
             self.serve.start(daemon).await?;
             if let Some(address) = self.api_serve_addr {
@@ -107,34 +115,52 @@ impl Mirror {
             }
             let client =
                 EtcdClient::new(self.store.config()?).context("set up the client of the local store")?;
-            let series = StoreSeries::register(&mut daemon.metrics);
+            let series = StoreSeries::register(daemon.series());
             let spawner = daemon.tasks.spawner();
             let store = self.store.observed(Arc::new(client), &series, &daemon.readiness, &spawner);
             cluster::measure_bootstrap(daemon);
-            self.mirror.start(daemon, "/status", local, &self.store, store, Arc::new(self.store.peers(&series)));
+            let board = self.mirror.start(daemon, local.clone(), &self.store, store, &series);
+            daemon.page("/status", move || board.status(&local, Instant::now()));
             Ok(())
         })
     }
 }
 
 impl MirrorArgs {
-    /// Starts the mirror into `store`; its status answers at `page`.
+    /// Starts the mirror into `store`; the status answers at `/remotes` and `/v1/cluster`.
     pub(crate) fn start(
         &self,
         daemon: &mut Daemon,
-        page: &'static str,
         local: LocalCluster,
         options: &StoreArgs,
         store: ObservedStore,
-        peers: Arc<dyn Dial>,
-    ) {
+        series: &StoreSeries,
+    ) -> Board {
+        cluster::tell_version(daemon);
+        let peers = Arc::new(options.peers(series));
         let mesh = Mesh::new(self.settings(local.clone(), options), store, peers);
         let board = mesh.board();
-        board.register(&mut daemon.metrics);
-        let pages = board.clone();
-        daemon.page(page, move || pages.status(&local, Instant::now()));
-        daemon.page("/v1/cluster", move || board.cilium_status());
+        board.register(daemon.series());
+        let (remotes, clusters) = (board.clone(), board.clone());
+        daemon.page("/remotes", move || remotes.status(&local, Instant::now()));
+        daemon.page("/v1/cluster", move || clusters.cilium_status());
         mesh.start(&daemon.tasks, &daemon.readiness);
+        board
+    }
+
+    /// What the mirror cannot do is refused, rather than left undone.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        if !self.clustermesh_cache_ttl.is_zero() {
+            return Err(Usage::error(
+                "--clustermesh-cache-ttl: expected 0s, what is known of a lost cluster stays",
+            ));
+        }
+        if self.disable_drain_on_disconnection {
+            return Err(Usage::error(
+                "--disable-drain-on-disconnection: expected false, a cluster without configuration is removed",
+            ));
+        }
+        Ok(())
     }
 
     fn settings(&self, local: LocalCluster, options: &StoreArgs) -> Settings {

@@ -1,6 +1,6 @@
 //! The embedded store as an etcd v3 server.
 
-use crate::daemon::{self, DaemonArgs, Spec};
+use crate::daemon::{self, Daemon, DaemonArgs, Spec};
 use crate::duration;
 use crate::exit::{Exit, Usage};
 use crate::out;
@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 use tracing::{info, warn};
 
@@ -52,9 +53,25 @@ struct Restore {
     data_dir: PathBuf,
 }
 
-/// Arguments of `isthmus store serve`. What etcd has too has etcd's name.
+/// Arguments of `isthmus store serve`.
 #[derive(Debug, clap::Args)]
 struct Serve {
+    #[command(flatten)]
+    server: ServerArgs,
+
+    /// Set up the users of this cluster as Cilium's etcdinit does, and check every call: `admin-NAME`, `local-NAME`,
+    /// `remote`, `root`. Without it whoever has a valid certificate may do everything.
+    #[arg(long, value_name = "NAME", env = "CILIUM_CLUSTER_NAME")]
+    cluster_name: Option<String>,
+
+    #[command(flatten)]
+    daemon: DaemonArgs,
+}
+
+/// The embedded store and its server. What etcd has too has etcd's name.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Embedded store")]
+pub(crate) struct ServerArgs {
     /// Where clients connect: `https://ADDRESS:PORT`, or `http://` on a loopback address.
     #[arg(long, value_name = "URL", value_delimiter = ',', default_value = "https://127.0.0.1:2379")]
     listen_client_urls: Vec<ListenUrl>,
@@ -82,11 +99,6 @@ struct Serve {
     /// Serve `http://` also on addresses that are not loopback.
     #[arg(long)]
     allow_plaintext: bool,
-
-    /// Set up the users of this cluster as Cilium's etcdinit does, and check every call: `admin-NAME`, `local-NAME`,
-    /// `remote`, `root`. Without it whoever has a valid certificate may do everything.
-    #[arg(long, value_name = "NAME", env = "CILIUM_CLUSTER_NAME")]
-    cluster_name: Option<String>,
 
     /// Keep the store in --data-dir, written through to the disk before each answer. Without it, it is in memory only.
     #[arg(long, requires = "data_dir")]
@@ -144,9 +156,6 @@ struct Serve {
     /// How often quiet watches are told where they are, if they asked for it.
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration::parse_positive)]
     watch_progress_notify_interval: Duration,
-
-    #[command(flatten)]
-    daemon: DaemonArgs,
 }
 
 /// An address with its scheme.
@@ -188,14 +197,15 @@ impl Args {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         match self.command {
             Command::Serve(serve) => {
-                let compaction = serve.compaction();
+                let compaction = serve.server.compaction();
                 serve.run(compaction, &[])
             }
             Command::Etcd { flags } => {
                 let mut translated = etcd::translate(&flags)?;
                 // What was restored into it, or kept by a durable store, is served as etcd would.
-                if let Some(dir) = &translated.serve.data_dir {
-                    translated.serve.durable = kvstore::holds_keys(dir).context("look into --data-dir")?;
+                if let Some(dir) = &translated.serve.server.data_dir {
+                    translated.serve.server.durable =
+                        kvstore::holds_keys(dir).context("look into --data-dir")?;
                 }
                 translated.serve.run(translated.compaction, &translated.ignored)
             }
@@ -222,52 +232,66 @@ impl Restore {
 }
 
 impl Serve {
-    fn compaction(&self) -> AutoCompaction {
+    fn run(self, compaction: AutoCompaction, ignored: &[String]) -> anyhow::Result<Exit> {
+        self.server.config()?;
+        daemon::run(&SPEC, &self.daemon, async |daemon| {
+            if !ignored.is_empty() {
+                info!(flags = ignored.join(" "), "flags of etcd without effect");
+            }
+            self.server.start(daemon, self.cluster_name.as_deref(), compaction).await.map(drop)
+        })
+    }
+}
+
+impl ServerArgs {
+    /// What `--auto-compaction-retention` asks for.
+    pub(crate) fn compaction(&self) -> AutoCompaction {
         match self.auto_compaction_retention {
             Duration::ZERO => AutoCompaction::Off,
             retention => AutoCompaction::Periodic(retention),
         }
     }
 
-    fn run(self, compaction: AutoCompaction, ignored: &[String]) -> anyhow::Result<Exit> {
+    /// Opens the store and serves it, with the users of `cluster` if one is named.
+    pub(crate) async fn start(
+        &self,
+        daemon: &mut Daemon,
+        cluster: Option<&str>,
+        compaction: AutoCompaction,
+    ) -> anyhow::Result<Arc<Store>> {
         let config = self.config()?;
-        daemon::run(&SPEC, &self.daemon, async |daemon| {
-            if !ignored.is_empty() {
-                info!(flags = ignored.join(" "), "flags of etcd without effect");
+        let settings = StoreConfig { auto_compaction: compaction, ..StoreConfig::default() };
+        let store = match (&self.data_dir, self.durable) {
+            (Some(dir), true) => Store::durable(settings, dir).context("open the durable store")?,
+            (Some(dir), false) => {
+                info!(dir = %dir.display(), "users and roles are kept in --data-dir, keys in memory only");
+                Store::keeping_users(settings, dir).context("read the users")?
             }
-            let settings = StoreConfig { auto_compaction: compaction, ..StoreConfig::default() };
-            let store = match (&self.data_dir, self.durable) {
-                (Some(dir), true) => Store::durable(settings, dir).context("open the durable store")?,
-                (Some(dir), false) => {
-                    info!(dir = %dir.display(), "users and roles are kept in --data-dir, keys in memory only");
-                    Store::keeping_users(settings, dir).context("read the users")?
-                }
-                (None, _) => Store::new(settings),
-            };
-            match &self.cluster_name {
-                Some(name) if store.auth().enabled() => {
-                    info!(cluster = name, "users are those of --data-dir")
-                }
-                Some(name) => {
-                    let users = Auth::of_cluster(name);
-                    store.change_auth(|auth| {
-                        *auth = users;
-                        Ok(())
-                    })?;
-                    info!(cluster = name, "users set up, every call is checked");
-                }
-                None if store.auth().enabled() => {}
-                None => warn!("no --cluster-name: whoever has a valid certificate may do everything"),
+            (None, _) => Store::new(settings),
+        };
+        match cluster {
+            Some(name) if store.auth().enabled() => {
+                info!(cluster = name, "users are those of --data-dir")
             }
-            let server = Server::bind(config, store.clone()).await?;
-            let identity = format!("{:016x}", store.config().cluster_id);
-            info!(clients = ?server.client_addresses(), cluster_id = identity, "serving");
-            daemon.tasks.spawn_once("server", |stop| async move {
-                server.run(stop).await;
-                Ok::<_, std::convert::Infallible>(())
-            });
-            Ok(())
-        })
+            Some(name) => {
+                let users = Auth::of_cluster(name);
+                store.change_auth(|auth| {
+                    *auth = users;
+                    Ok(())
+                })?;
+                info!(cluster = name, "users set up, every call is checked");
+            }
+            None if store.auth().enabled() => {}
+            None => warn!("no --cluster-name: whoever has a valid certificate may do everything"),
+        }
+        let server = Server::bind(config, store.clone()).await?;
+        let identity = format!("{:016x}", store.config().cluster_id);
+        info!(clients = ?server.client_addresses(), cluster_id = identity, "serving");
+        daemon.tasks.spawn_once("server", |stop| async move {
+            server.run(stop).await;
+            Ok::<_, std::convert::Infallible>(())
+        });
+        Ok(store)
     }
 
     fn config(&self) -> anyhow::Result<ServerConfig> {
@@ -342,7 +366,7 @@ mod tests {
 
     fn config(args: &[&str]) -> anyhow::Result<ServerConfig> {
         match Cli::try_parse_from(["store", "serve"].iter().chain(args))?.args.command {
-            Command::Serve(serve) => serve.config(),
+            Command::Serve(serve) => serve.server.config(),
             Command::Etcd { .. } | Command::Restore(_) => unreachable!("the command is serve"),
         }
     }

@@ -139,7 +139,8 @@ impl Client for Observed {
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), Error> {
-        self.timed(What { kind: "delete", action: "ReleaseLease", key: b"lease" }, self.inner.revoke(lease)).await
+        self.timed(What { kind: "delete", action: "ReleaseLease", key: b"lease" }, self.inner.revoke(lease))
+            .await
     }
 
     async fn status(&self) -> Result<StoreStatus, Error> {

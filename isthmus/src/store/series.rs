@@ -187,7 +187,10 @@ const GAUGES: &[(&str, &str, &[Value])] = &[
     (
         "api_limiter_rate_limit",
         "Requests per second that are let through, and how many at once",
-        &[("limit", |measured| measured.least(|(rate, _)| rate)), ("burst", |measured| measured.least(|(rate, _)| rate))],
+        &[
+            ("limit", |measured| measured.least(|(rate, _)| rate)),
+            ("burst", |measured| measured.least(|(rate, _)| rate)),
+        ],
     ),
     (
         "api_limiter_requests_in_flight",

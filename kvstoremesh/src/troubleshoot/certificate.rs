@@ -72,7 +72,8 @@ type Part<T> = Result<(T, Vec<String>, Option<Step>), Step>;
 fn take<T>(steps: &mut Vec<Step>, key: &str, part: Part<T>) -> Option<T> {
     match part {
         Ok((value, facts, dates)) => {
-            steps.push(dates.unwrap_or_else(|| Step::passed(LAYER, format!("{key} can be used"))).with(facts));
+            steps
+                .push(dates.unwrap_or_else(|| Step::passed(LAYER, format!("{key} can be used"))).with(facts));
             Some(value)
         }
         Err(step) => {
@@ -126,7 +127,8 @@ fn read(path: &Path) -> Result<Vec<u8>, Step> {
 }
 
 fn unusable(path: &Path, why: &str) -> Step {
-    let advice = "mount the secret with the files that the configuration names, and see that they belong together";
+    let advice =
+        "mount the secret with the files that the configuration names, and see that they belong together";
     Step::failed(LAYER, format!("{} cannot be used: {why}", path.display()), advice)
 }
 
@@ -212,5 +214,6 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn date(unix_seconds: i64) -> String {
-    Timestamp::from_second(unix_seconds).map_or_else(|_| "an impossible time".to_owned(), |time| time.to_string())
+    Timestamp::from_second(unix_seconds)
+        .map_or_else(|_| "an impossible time".to_owned(), |time| time.to_string())
 }

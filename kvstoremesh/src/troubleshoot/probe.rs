@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kvstore::EtcdConfig;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{AlertDescription, ClientConfig, DigitallySignedStruct, SignatureScheme};
@@ -74,9 +74,8 @@ fn parts(url: &str) -> Option<(bool, String, u16)> {
 
 async fn resolve(host: &str, port: u16, steps: &mut Vec<Step>) -> Option<Vec<SocketAddr>> {
     let advice = "look at the name in `endpoints`, at cilium-host-aliases and at the DNS of this host";
-    let failed = |why: String| {
-        Step::failed(Layer::NameResolution, format!("{host} has no address: {why}"), advice)
-    };
+    let failed =
+        |why: String| Step::failed(Layer::NameResolution, format!("{host} has no address: {why}"), advice);
     let step = match timeout(LIMIT, lookup_host((host, port))).await {
         Ok(Ok(found)) => {
             let mut found: Vec<SocketAddr> = found.collect();
@@ -165,18 +164,17 @@ impl ServerCertVerifier for Witness {
 
 type Shaken = (Box<TlsStream<TcpStream>>, Vec<String>);
 
-async fn handshake(
-    host: &str,
-    socket: TcpStream,
-    usable: &Usable,
-    steps: &mut Vec<Step>,
-) -> Option<Shaken> {
+async fn handshake(host: &str, socket: TcpStream, usable: &Usable, steps: &mut Vec<Step>) -> Option<Shaken> {
     let name = usable.server_name.clone().unwrap_or_else(|| host.to_owned());
     let (witness, config) = match client(usable) {
         Ok(client) => client,
         Err(error) => {
             let what = format!("TLS cannot be set up from the files: {error}");
-            steps.push(Step::failed(Layer::Certificate, what, "look at the files that the configuration names"));
+            steps.push(Step::failed(
+                Layer::Certificate,
+                what,
+                "look at the files that the configuration names",
+            ));
             return None;
         }
     };
@@ -197,7 +195,11 @@ async fn handshake(
         }
         Err(_elapsed) => {
             let what = format!("the port is open, and says nothing within {LIMIT:?}");
-            steps.push(Step::failed(Layer::Tls, what, "see what listens there: it does not speak TLS, or hangs"));
+            steps.push(Step::failed(
+                Layer::Tls,
+                what,
+                "see what listens there: it does not speak TLS, or hangs",
+            ));
             None
         }
     }
@@ -205,8 +207,8 @@ async fn handshake(
 
 fn client(usable: &Usable) -> Result<(Arc<Witness>, ClientConfig), Box<dyn std::error::Error>> {
     let provider = Arc::new(ring::default_provider());
-    let inner =
-        WebPkiServerVerifier::builder_with_provider(Arc::clone(&usable.roots), Arc::clone(&provider)).build()?;
+    let inner = WebPkiServerVerifier::builder_with_provider(Arc::clone(&usable.roots), Arc::clone(&provider))
+        .build()?;
     let witness = Arc::new(Witness { inner, presented: Mutex::default() });
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -231,7 +233,8 @@ fn refusal(error: &std::io::Error, name: &str) -> Step {
             "issue the certificate of the other cluster's store anew, or set the clock",
         ),
         Some(InvalidCertificate(
-            rustls::CertificateError::NotValidForName | rustls::CertificateError::NotValidForNameContext { .. },
+            rustls::CertificateError::NotValidForName
+            | rustls::CertificateError::NotValidForNameContext { .. },
         )) => Step::failed(
             Layer::Tls,
             format!("the server's certificate is not for {name}"),

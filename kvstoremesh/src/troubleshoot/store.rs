@@ -27,10 +27,14 @@ pub(super) async fn ask(
             let id = id.unwrap_or_default();
             let beat = page.kvs.first().map(|kv| String::from_utf8_lossy(&kv.value).into_owned());
             let step = match beat {
-                Some(beat) => Step::passed(Layer::Permission, format!("the user may read{id}; last heartbeat {beat}")),
+                Some(beat) => {
+                    Step::passed(Layer::Permission, format!("the user may read{id}; last heartbeat {beat}"))
+                }
                 None => Step::warning(
                     Layer::Permission,
-                    format!("the user may read{id}; there is no heartbeat (an exporter writes it every minute)"),
+                    format!(
+                        "the user may read{id}; there is no heartbeat (an exporter writes it every minute)"
+                    ),
                 ),
             };
             steps.push(step);
@@ -85,8 +89,11 @@ fn announced(answer: Result<Option<kvstore::KeyValue>, Error>, cluster: &Cluster
         ),
         Ok(config) => {
             let kind = if config.capabilities.cached { ", by a mirror" } else { "" };
-            let canaries =
-                if config.capabilities.synced_canaries { "says when lists are complete" } else { "has no canaries" };
+            let canaries = if config.capabilities.synced_canaries {
+                "says when lists are complete"
+            } else {
+                "has no canaries"
+            };
             let what = format!("cluster {cluster} announces id {}{kind}; {canaries}", config.id);
             (Step::passed(Layer::ClusterConfig, what), Some(config.id))
         }

@@ -20,8 +20,14 @@ pub(super) enum Program {
 #[command(name = "kvstoremesh-dbg status", about = "Print how each remote cluster stands")]
 struct Status {
     /// Where the mirror serves its API.
-    #[arg(short = 'H', long, value_name = "ADDRESS:PORT", default_value = "localhost:9889",
-        alias = "api-serve-addr", env = "CILIUM_API_SERVE_ADDR")]
+    #[arg(
+        short = 'H',
+        long,
+        value_name = "ADDRESS:PORT",
+        default_value = "localhost:9889",
+        alias = "api-serve-addr",
+        env = "CILIUM_API_SERVE_ADDR"
+    )]
     host: String,
     /// Also the details of clusters that are ready.
     #[arg(long)]

@@ -55,7 +55,9 @@ mod tests {
             named once in the log.\n\nThis page is made from the program's tables by \
             `ISTHMUS_WRITE_PAGES=1 cargo test -p isthmus flags_page`.\n"
             .to_owned();
-        for (name, table) in [("clustermesh", CLUSTERMESH), ("kvstoremesh", KVSTOREMESH), ("etcdinit", ETCDINIT)] {
+        for (name, table) in
+            [("clustermesh", CLUSTERMESH), ("kvstoremesh", KVSTOREMESH), ("etcdinit", ETCDINIT)]
+        {
             page += &format!("\n## {name}\n\n| flag | default | here |\n| --- | --- | --- |\n");
             for flag in table {
                 let default = match flag.default {

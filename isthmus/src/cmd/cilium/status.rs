@@ -157,7 +157,9 @@ impl Synced {
             "nodes={}, endpoints={}, identities={}, services={}",
             self.nodes, self.endpoints, self.identities, self.services
         );
-        for (name, synced) in [("endpoint-slices", self.endpoint_slices), ("service-exports", self.service_exports)] {
+        for (name, synced) in
+            [("endpoint-slices", self.endpoint_slices), ("service-exports", self.service_exports)]
+        {
             if let Some(synced) = synced {
                 text += &format!(", {name}={synced}");
             }
@@ -198,7 +200,8 @@ mod tests {
     #[test]
     fn ciliums_own_answers_come_out_as_ciliums_own_text() {
         for version in ["v1.19", "v1.20"] {
-            let answer = serde_json::from_str(&golden(&format!("{version}/kvstoremesh-status.json"))).unwrap();
+            let answer =
+                serde_json::from_str(&golden(&format!("{version}/kvstoremesh-status.json"))).unwrap();
             let expected = golden(&format!("{version}/kvstoremesh-status.txt"));
             assert_eq!(text(answer, true, now()).unwrap(), expected, "{version}");
         }

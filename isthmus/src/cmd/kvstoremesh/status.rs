@@ -21,7 +21,7 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let body = http::get(self.address, "/status").with_context(|| {
+        let body = http::get(self.address, "/remotes").with_context(|| {
             format!(
                 "expected `isthmus kvstoremesh` with its health listener at {} (see --address)",
                 self.address

@@ -44,7 +44,10 @@ impl Args {
     /// Prints what was found; exit code 3 if something is in the way of a cluster.
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         if self.only_local && !self.clusters.is_empty() {
-            return Err(Usage::error(format!("{}: expected no cluster, this looks at the local store", self.clusters[0])));
+            return Err(Usage::error(format!(
+                "{}: expected no cluster, this looks at the local store",
+                self.clusters[0]
+            )));
         }
         let local = (self.include_local || self.only_local).then(|| self.etcd_config.clone());
         let question = Question {
@@ -61,8 +64,8 @@ impl Args {
         let findings = runtime.block_on(troubleshoot(&question));
         // A name that is still being looked up keeps a thread, which nobody waits for.
         runtime.shutdown_background();
-        let findings =
-            findings.with_context(|| format!("read --clustermesh-config {}", self.clustermesh_config.display()))?;
+        let findings = findings
+            .with_context(|| format!("read --clustermesh-config {}", self.clustermesh_config.display()))?;
         self.format.print(&findings, text)?;
         Ok(if findings.is_well() { Exit::Done } else { Exit::Degraded })
     }

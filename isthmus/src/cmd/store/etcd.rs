@@ -203,7 +203,7 @@ mod tests {
         let translated = of(CHART).unwrap();
         assert_eq!(translated.ignored, ["enable-grpc-gateway", "initial-cluster-token", "metrics"]);
         assert_eq!(translated.compaction, AutoCompaction::Periodic(Duration::from_secs(3600)));
-        let config = translated.serve.config().unwrap();
+        let config = translated.serve.server.config().unwrap();
         assert_eq!((config.listen.len(), config.listen_metrics.len()), (2, 1));
         assert_eq!(config.name, "clustermesh-apiserver");
         assert!(config.tls.is_some());
@@ -213,7 +213,7 @@ mod tests {
     fn flags_come_in_etcds_forms() {
         let translated =
             of("-name x --max-txn-ops 7 --pre-vote -listen-client-urls=http://127.0.0.1:1").unwrap();
-        let config = translated.serve.config().unwrap();
+        let config = translated.serve.server.config().unwrap();
         assert_eq!((config.name.as_str(), config.limits.txn_operations), ("x", 7));
         for (flags, expected) in [
             ("", AutoCompaction::Off),
@@ -229,7 +229,7 @@ mod tests {
         let translated = of("--listen-client-urls=http://127.0.0.1:1 --max-request-bytes=1 --max-txn-ops=2 \
              --max-concurrent-streams=3 --quota-backend-bytes=4 --bcrypt-cost=5 --auth-token-ttl=6 \
              --watch-progress-notify-interval=7s --experimental-watch-progress-notify-interval=8s");
-        let limits = translated.unwrap().serve.config().unwrap().limits;
+        let limits = translated.unwrap().serve.server.config().unwrap().limits;
         assert_eq!(
             (limits.request_bytes, limits.txn_operations, limits.streams_per_connection, limits.quota_bytes),
             (1, 2, 3, 4)

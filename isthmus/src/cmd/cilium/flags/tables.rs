@@ -9,8 +9,10 @@ const UINT: Kind = Kind::Count(u64::MAX);
 
 const NO_GO: &str = "there is no Go runtime to look into; `/tasks`, `/metrics` and the logs tell what runs";
 const NO_SHELL: &str = "there is no shell in the program";
-const NO_CONTROLLERS: &str = "tasks take the place of Cilium's controllers; `task_restarts_total` counts their failures";
-const NO_QUORUM_PROBE: &str = "a store that does not answer is found out by keepalives and requests, not by counting";
+const NO_CONTROLLERS: &str =
+    "tasks take the place of Cilium's controllers; `task_restarts_total` counts their failures";
+const NO_QUORUM_PROBE: &str =
+    "a store that does not answer is found out by keepalives and requests, not by counting";
 const ONE_LOG: &str = "logs go to standard error";
 
 const fn flag(name: &'static str, kind: Kind, default: &'static str, state: State) -> Flag {

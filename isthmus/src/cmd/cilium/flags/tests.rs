@@ -39,7 +39,9 @@ fn kind(word: &str) -> Kind {
 
 #[test]
 fn the_tables_hold_exactly_the_flags_that_cilium_lists() {
-    for (program, table) in [("clustermesh", CLUSTERMESH), ("kvstoremesh", KVSTOREMESH), ("etcdinit", ETCDINIT)] {
+    for (program, table) in
+        [("clustermesh", CLUSTERMESH), ("kvstoremesh", KVSTOREMESH), ("etcdinit", ETCDINIT)]
+    {
         let ours: Vec<_> = table
             .iter()
             .filter(|flag| !flag.hidden)
