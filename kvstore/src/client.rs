@@ -22,7 +22,7 @@ pub use self::{
     etcd::EtcdClient,
     users::Users,
 };
-use crate::range::KeyRange;
+use crate::{mvcc::Record, range::KeyRange};
 
 /// A point in a store's history; each write that changes something takes the next one.
 ///
@@ -382,6 +382,12 @@ pub trait Client: Send + Sync + fmt::Debug + 'static {
     ///
     /// Returns the revision of the last write.
     async fn write(&self, batch: Vec<Write>) -> Result<Revision, Error>;
+
+    /// The same; where the store is in this process, also what it holds then of each put, in their order, so that a
+    /// writer need not keep the values too.
+    async fn write_kept(&self, batch: Vec<Write>) -> Result<(Revision, Vec<Record>), Error> {
+        Ok((self.write(batch).await?, Vec::new()))
+    }
 
     /// Writes `batch` in one revision if every guard holds. The batch must fit one transaction.
     async fn write_if(&self, guards: Vec<Guard>, batch: Vec<Write>) -> Result<Guarded, Error>;

@@ -23,6 +23,9 @@ use crate::{
 /// What etcd's version the store's answers are those of.
 pub(crate) const ETCD_VERSION: &str = "3.7.0";
 
+/// Records that are looked up under one hold of the store's lock.
+const KEPT_AT_ONCE: usize = 256;
+
 /// A client of an embedded [`Store`].
 #[derive(Clone, Debug)]
 pub struct EmbeddedClient {
@@ -38,18 +41,41 @@ impl EmbeddedClient {
     pub fn store(&self) -> &Arc<Store> {
         &self.store
     }
+
+    /// See [`Store::settled`].
+    async fn settled(&self) -> Result<(), Error> {
+        settled(&self.store).await
+    }
+
+    async fn write_all(&self, batch: &[Write]) -> Result<Revision, Error> {
+        self.has_room()?;
+        let revision = Revision(self.store.write_batch(batch)?);
+        self.settled().await?;
+        Ok(revision)
+    }
+
+    fn has_room(&self) -> Result<(), Error> {
+        if self.store.disk_is_full() { Err(Error::NoSpace) } else { Ok(()) }
+    }
+}
+
+async fn settled(store: &Store) -> Result<(), Error> {
+    store.settled().await.map_err(|failed| Error::Unavailable(tonic::Status::unavailable(failed.to_string())))
 }
 
 #[async_trait]
 impl Client for EmbeddedClient {
     async fn get(&self, key: &[u8]) -> Result<Option<KeyValue>, Error> {
-        Ok(self.store.get(key).as_ref().map(Record::to_key_value))
+        let found = self.store.get(key);
+        self.settled().await?;
+        Ok(found.as_ref().map(Record::to_key_value))
     }
 
     async fn list(&self, range: &KeyRange, limit: usize, at: Option<Revision>) -> Result<Page, Error> {
         let revision = at.map_or(0, |at| at.0);
         let ask = Range { limit, revision, ..Range::of(range.clone()) };
         let found = self.store.range(&ask).await?;
+        self.settled().await?;
         Ok(Page {
             kvs: found.records.iter().map(Record::to_key_value).collect(),
             revision: at.unwrap_or(Revision(found.revision)),
@@ -82,6 +108,9 @@ impl Client for EmbeddedClient {
                         if look.again {
                             signal.name_again();
                         }
+                        if let Err(failed) = settled(&store).await {
+                            return Some((Err(WatchError::Store(failed)), (store, watcher, signal, true)));
+                        }
                         let events = look.batches.iter().flat_map(|batch| batch.events.iter().map(to_event));
                         let batch = WatchBatch { revision: Revision(look.through), events: events.collect() };
                         return Some((Ok(batch), (store, watcher, signal, false)));
@@ -97,12 +126,33 @@ impl Client for EmbeddedClient {
     }
 
     async fn write(&self, batch: Vec<Write>) -> Result<Revision, Error> {
-        Ok(Revision(self.store.write_batch(&batch)?))
+        self.write_all(&batch).await
+    }
+
+    async fn write_kept(&self, batch: Vec<Write>) -> Result<(Revision, Vec<Record>), Error> {
+        let revision = self.write_all(&batch).await?;
+        let put = |write: &Write| match write {
+            Write::Put { key, .. } => Some(key.clone()),
+            Write::Delete { .. } | Write::DeleteRange { .. } => None,
+        };
+        let keys: Vec<Bytes> = batch.iter().filter_map(put).collect();
+        let mut records = Vec::with_capacity(keys.len());
+        for some in keys.chunks(KEPT_AT_ONCE) {
+            let kept = self.store.look(|keyspace| {
+                some.iter().map(|key| keyspace.get(key).cloned()).collect::<Option<Vec<_>>>()
+            });
+            // One is gone already: not worth the trouble.
+            let Some(kept) = kept else { return Ok((revision, Vec::new())) };
+            records.extend(kept);
+        }
+        Ok((revision, records))
     }
 
     async fn write_if(&self, guards: Vec<Guard>, batch: Vec<Write>) -> Result<Guarded, Error> {
         let txn = guarded(&guards, batch);
+        self.has_room()?;
         let (result, revision) = self.store.transact(&txn)?;
+        self.settled().await?;
         let revision = Revision(revision);
         if result.succeeded {
             return Ok(Guarded::Done(revision));
@@ -115,7 +165,10 @@ impl Client for EmbeddedClient {
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, Error> {
-        Ok(LeaseId(self.store.grant(0, whole_seconds(ttl))?))
+        self.has_room()?;
+        let lease = LeaseId(self.store.grant(0, whole_seconds(ttl))?);
+        self.settled().await?;
+        Ok(lease)
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, Error> {
@@ -125,7 +178,7 @@ impl Client for EmbeddedClient {
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), Error> {
         self.store.revoke(lease.0)?;
-        Ok(())
+        self.settled().await
     }
 
     async fn status(&self) -> Result<StoreStatus, Error> {

@@ -1,21 +1,26 @@
-//! What a durable store wrote since its last image: a file of checked entries. Pure but for `disk`.
+//! What a durable store wrote since its last image: a file of checked frames. Pure but for `disk` and `writer`.
 //!
 //! ```text
-//!   entry: content length (4) │ sequence (8) │ CRC of these (4) │ CRC of the content (4) │ content
+//!   frame: content length (4) │ first sequence (8) │ CRC of these (4) │ CRC of the content (4) │ content
+//!   content: entries that went to the disk together
 //! ```
 //!
-//! An entry that was being written when the machine stopped is cut off at the end of the file. Damage anywhere
-//! else is not guessed around: the store refuses to start and says where.
+//! The frame that was being written when the machine stopped is cut off at the end of the file: nobody was told of
+//! what is in it. Damage anywhere else is not guessed around: the store refuses to start and says where.
 
 mod crc;
 mod disk;
+mod writer;
 
 use bytes::Bytes;
 use prost::Message;
 
 use self::crc::crc32;
-pub(crate) use self::disk::{Disk, users, write_image};
 pub use self::disk::{DurableError, empty_data_dir, holds_keys, keep_users, restore};
+pub(crate) use self::{
+    disk::{open, users, write_image},
+    writer::{Failed, Journal},
+};
 use crate::{
     auth::Auth,
     image::{AuthFrame, auth_from_frame, auth_to_frame, to_record},
@@ -95,32 +100,67 @@ impl Entry {
     }
 }
 
-/// Appends an entry.
-pub(crate) fn encode(entry: &Entry, sequence: u64, out: &mut Vec<u8>) {
-    let content = entry.encode_to_vec();
-    let start = out.len();
-    out.extend_from_slice(&(content.len() as u32).to_le_bytes());
-    out.extend_from_slice(&sequence.to_le_bytes());
-    let header = crc32(&out[start..]);
-    out.extend_from_slice(&header.to_le_bytes());
-    out.extend_from_slice(&crc32(&content).to_le_bytes());
-    out.extend_from_slice(&content);
+/// Entries of one frame, as they are gathered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gathered {
+    /// Number of the first one.
+    pub(crate) first: u64,
+    /// Number of the last one; below `first` if there is none.
+    pub(crate) last: u64,
+    content: Vec<u8>,
+}
+
+/// The content of a frame.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Content {
+    #[prost(message, repeated, tag = "1")]
+    entries: Vec<Entry>,
+}
+
+impl Gathered {
+    /// Nothing yet; the first entry will have the number `first`.
+    pub(crate) fn new(first: u64) -> Self {
+        Self { first, last: first.saturating_sub(1), content: Vec::new() }
+    }
+
+    /// Bytes of the frame.
+    pub(crate) fn bytes(&self) -> usize {
+        HEADER + self.content.len()
+    }
+
+    /// Adds an entry.
+    pub(crate) fn add(&mut self, entry: &Entry) {
+        prost::encoding::message::encode(1, entry, &mut self.content);
+        self.last += 1;
+    }
+
+    /// The frame.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.bytes());
+        out.extend_from_slice(&(self.content.len() as u32).to_le_bytes());
+        out.extend_from_slice(&self.first.to_le_bytes());
+        let header = crc32(&out);
+        out.extend_from_slice(&header.to_le_bytes());
+        out.extend_from_slice(&crc32(&self.content).to_le_bytes());
+        out.extend_from_slice(&self.content);
+        out
+    }
 }
 
 /// What the bytes at some place of a journal are.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Found {
-    /// An entry, and where the next one begins.
-    Entry { entry: Entry, sequence: u64, next: usize },
+    /// Entries, numbered from `first` on, and where the next frame begins.
+    Frame { entries: Vec<Entry>, first: u64, next: usize },
     /// The end.
     End,
-    /// An entry that was not written to its end.
+    /// A frame that was not written to its end.
     Torn,
     /// Not what was written.
     Damaged,
 }
 
-/// Reads the entry at `offset`.
+/// Reads the frame at `offset`.
 pub(crate) fn decode(bytes: &[u8], offset: usize) -> Found {
     let rest = &bytes[offset..];
     if rest.is_empty() {
@@ -135,40 +175,53 @@ pub(crate) fn decode(bytes: &[u8], offset: usize) -> Found {
         return Found::Damaged;
     }
     let len = word(0) as usize;
-    let sequence = u64::from(word(4)) | (u64::from(word(8)) << 32);
+    let first = u64::from(word(4)) | (u64::from(word(8)) << 32);
     let Some(content) = rest[HEADER..].get(..len) else { return Found::Torn };
     if crc32(content) != word(16) {
         return if rest.len() == HEADER + len { Found::Torn } else { Found::Damaged };
     }
-    match Entry::decode(content) {
-        Ok(entry) => Found::Entry { entry, sequence, next: offset + HEADER + len },
-        Err(_not_an_entry) => Found::Damaged,
+    match Content::decode(content) {
+        Ok(content) => Found::Frame { entries: content.entries, first, next: offset + HEADER + len },
+        Err(_not_entries) => Found::Damaged,
     }
 }
 
-/// Does everything in a journal again that comes after `sequence`. Returns how many bytes of it are whole and the
-/// last sequence.
+/// How much of a journal was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Replayed {
+    /// Bytes that are whole; what comes after is a torn frame.
+    pub(crate) whole: usize,
+    /// Number of the last entry so far.
+    pub(crate) sequence: u64,
+}
+
+/// Does everything in a journal again that comes after `sequence`.
 ///
 /// # Errors
-/// The offset of the damage.
+/// The offset of the damage, or of the frame before which others are missing.
 pub(crate) fn replay(
     bytes: &[u8],
     mut sequence: u64,
     keyspace: &mut Keyspace,
     auth: &mut Auth,
     now: Millis,
-) -> Result<(usize, u64), usize> {
+) -> Result<Replayed, usize> {
     let mut offset = 0;
     loop {
         match decode(bytes, offset) {
-            Found::Entry { entry, sequence: number, next } => {
-                if number > sequence {
-                    entry.replay(keyspace, auth, now).ok_or(offset)?;
-                    sequence = number;
+            Found::Frame { entries, first, next } => {
+                if first > sequence + 1 {
+                    return Err(offset);
+                }
+                for (entry, number) in entries.into_iter().zip(first..) {
+                    if number > sequence {
+                        entry.replay(keyspace, auth, now).ok_or(offset)?;
+                        sequence = number;
+                    }
                 }
                 offset = next;
             }
-            Found::End | Found::Torn => return Ok((offset, sequence)),
+            Found::End | Found::Torn => return Ok(Replayed { whole: offset, sequence }),
             Found::Damaged => return Err(offset),
         }
     }

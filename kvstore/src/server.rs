@@ -279,8 +279,15 @@ impl Shared {
         self.header(self.store.revision())
     }
 
+    /// The alarms that were raised; a full disk is one as long as it is full.
     pub(crate) fn alarms(&self) -> Vec<pb::AlarmMember> {
-        self.alarms.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut alarms = self.alarms.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let alarm = pb::AlarmType::Nospace as i32;
+        let full = pb::AlarmMember { member_id: self.store.config().member_id, alarm };
+        if self.store.disk_is_full() && !alarms.contains(&full) {
+            alarms.push(full);
+        }
+        alarms
     }
 
     /// Raises an alarm; returns it if it is news.
@@ -304,6 +311,9 @@ impl Shared {
 
     /// Whether more may be stored. Raises the alarm when the limit is passed; only a human ends it, as in etcd.
     pub(crate) fn check_space(&self) -> Result<(), tonic::Status> {
+        if self.store.disk_is_full() {
+            return Err(status::no_space());
+        }
         let alarms = self.alarms.lock().unwrap_or_else(PoisonError::into_inner);
         let alarm = alarms.iter().map(pb::AlarmMember::alarm).find(|alarm| *alarm != pb::AlarmType::None);
         drop(alarms);

@@ -23,7 +23,7 @@ use crate::{
     embedded::EmbeddedClient,
     hub::{Hub, Signal},
     image::Image,
-    journal::{Disk, DurableError, Entry, keep_users, users, write_image},
+    journal::{self, DurableError, Entry, Failed, Journal, keep_users, users, write_image},
     mvcc::{Commit, Keyspace, Millis, Put, Range, RangeResult, Record, Refusal, Transaction, TxnResult},
     range::KeyRange,
     watcher::Watcher,
@@ -84,7 +84,7 @@ pub struct Store {
     hub: Arc<Hub>,
     started: Instant,
     /// Where a durable store writes everything before it answers.
-    disk: Option<Mutex<Disk>>,
+    journal: Option<Journal>,
     /// Where a store in memory keeps users and roles, if it does.
     users_dir: Option<PathBuf>,
     /// Cancelled when the disk failed: what is in memory may not be on it.
@@ -115,21 +115,26 @@ impl Store {
         Ok(Arc::new(store))
     }
 
-    /// The store that is kept in `dir`, or a new one there. It writes each change through to the disk before it
-    /// answers, which makes it as slow as the disk.
+    /// The store that is kept in `dir`, or a new one there. Each change is on the disk before anyone is told of it;
+    /// changes of one moment share a flush. It has the ids of its first start, whatever `config` says.
     ///
     /// # Errors
     /// See [`DurableError`].
     pub fn durable(config: StoreConfig, dir: &Path) -> Result<Arc<Self>, DurableError> {
-        let (disk, keyspace, auth) = Disk::open(dir, 0)?;
-        Ok(Self::with(config, keyspace, auth, Some(disk)))
+        let opened = journal::open(dir, 0, (config.cluster_id, config.member_id))?;
+        let failed = CancellationToken::new();
+        let started = Journal::start(&opened.journal, opened.bytes, opened.sequence, failed.clone());
+        let journal = started.map_err(|source| DurableError::Io { path: opened.journal, source })?;
+        let config = StoreConfig { cluster_id: opened.ids.0, member_id: opened.ids.1, ..config };
+        let store = Self::build(config, opened.keyspace, opened.auth, Some(journal));
+        Ok(Arc::new(Self { failed, ..store }))
     }
 
-    fn with(config: StoreConfig, keyspace: Keyspace, auth: Auth, disk: Option<Disk>) -> Arc<Self> {
-        Arc::new(Self::build(config, keyspace, auth, disk))
+    fn with(config: StoreConfig, keyspace: Keyspace, auth: Auth, journal: Option<Journal>) -> Arc<Self> {
+        Arc::new(Self::build(config, keyspace, auth, journal))
     }
 
-    fn build(config: StoreConfig, keyspace: Keyspace, auth: Auth, disk: Option<Disk>) -> Self {
+    fn build(config: StoreConfig, keyspace: Keyspace, auth: Auth, journal: Option<Journal>) -> Self {
         Self {
             config,
             keyspace: parking_lot::Mutex::new(keyspace),
@@ -137,7 +142,7 @@ impl Store {
             auth_changes: Mutex::default(),
             hub: Arc::default(),
             started: Instant::now(),
-            disk: disk.map(Mutex::new),
+            journal,
             users_dir: None,
             failed: CancellationToken::new(),
             chores: Notify::new(),
@@ -147,7 +152,7 @@ impl Store {
     /// Everything in it now.
     pub fn image(&self) -> Image {
         let keyspace = self.lock();
-        let sequence = self.disk.as_ref().map_or(0, |disk| lock(disk).sequence());
+        let sequence = self.journal.as_ref().map_or(0, Journal::sequence);
         Image::of(&keyspace, &self.auth.load(), sequence)
     }
 
@@ -180,8 +185,11 @@ impl Store {
         &self,
         change: impl FnOnce(&mut Auth) -> Result<(), AuthError>,
     ) -> Result<(), AuthError> {
+        if self.disk_is_full() {
+            return Err(AuthError::NotKept);
+        }
         let _one_at_a_time = lock(&self.auth_changes);
-        let _in_the_journals_order = self.disk.as_ref().map(|_| self.lock());
+        let _in_the_journals_order = self.journal.as_ref().map(|_| self.lock());
         let mut auth = Auth::clone(&self.auth.load());
         change(&mut auth)?;
         if let Some(dir) = &self.users_dir {
@@ -397,31 +405,44 @@ impl Store {
         self.keyspace.lock()
     }
 
-    /// Writes a change through to the disk; the key space is locked meanwhile, so nobody sees it before.
+    /// Notes a change for the disk. The key space is locked meanwhile, so that the journal has the order of changes.
     fn note(&self, entry: impl FnOnce() -> Entry) {
-        let Some(disk) = &self.disk else { return };
-        let written = lock(disk).append(&entry());
-        if let Err(error) = written {
-            error!(%error, "the disk of the durable store failed, it must stop");
-            self.failed.cancel();
+        if let Some(journal) = &self.journal {
+            journal.note(&entry());
         }
+    }
+
+    /// Resolves when everything that happened so far is on the disk, as far as the store is durable. Whoever tells
+    /// anything to anyone waits for it first: what an answer or an event says is never taken back by a crash.
+    pub(crate) async fn settled(&self) -> Result<(), Failed> {
+        match &self.journal {
+            Some(journal) => journal.settled().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the disk of a durable store has no room for more.
+    pub(crate) fn disk_is_full(&self) -> bool {
+        self.journal.as_ref().is_some_and(Journal::is_full)
     }
 
     /// Folds a long journal into a new image.
     async fn fold(&self) {
-        let Some(disk) = &self.disk else { return };
-        if !lock(disk).is_long() {
-            return;
-        }
-        let (image, dir) = {
+        let Some(journal) = self.journal.as_ref().filter(|journal| journal.is_long()) else { return };
+        let (image, turned) = {
             let keyspace = self.lock();
-            let mut disk = lock(disk);
-            if let Err(error) = disk.turn() {
-                warn!(%error, "cannot begin a new journal, the old one grows on");
-                return;
-            }
-            (Image::of(&keyspace, &self.auth.load(), disk.sequence()), disk.dir().to_owned())
+            let turned = journal.turn();
+            (Image::of(&keyspace, &self.auth.load(), journal.sequence()), turned)
         };
+        match turned.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                return warn!(%error, "cannot begin a new journal, the old one grows on");
+            }
+            // The disk failed, which it has said.
+            Err(_ended) => return,
+        }
+        let dir = journal.dir().to_owned();
         let written = tokio::task::spawn_blocking(move || write_image(&dir, &image)).await;
         if let Ok(Err(error)) = written {
             warn!(%error, "cannot write a new image, the journals stay");
@@ -442,7 +463,7 @@ impl Store {
     /// The key space for a change. Its commit has events if anyone wants them: watches begin under the same lock.
     fn lock_to_change(&self) -> KeyspaceGuard<'_, Keyspace> {
         let mut keyspace = self.lock();
-        keyspace.set_heard(self.disk.is_some() || self.hub.is_heard());
+        keyspace.set_heard(self.journal.is_some() || self.hub.is_heard());
         keyspace
     }
 

@@ -9,6 +9,10 @@ mod derived;
 #[cfg(test)]
 mod dns;
 #[cfg(test)]
+mod etcdinit;
+#[cfg(test)]
+mod kube_store;
+#[cfg(test)]
 mod packet;
 #[cfg(test)]
 mod path;

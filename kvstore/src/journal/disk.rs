@@ -1,8 +1,8 @@
 //! The files of a durable store.
 //!
-//! `image` is the store at some moment, `journal.N` what came after entry N. A new image is written aside, renamed
-//! into place, and only then are the journals that it makes superfluous deleted; so at every moment the newest
-//! image and the journals after it are the whole store.
+//! `image` is the store at some moment, `journal.N` what came after entry N, `id` who the store is. A new image is
+//! written aside, renamed into place, and only then are the journals that it makes superfluous deleted; so at every
+//! moment the newest image and the journals after it are the whole store.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -12,15 +12,12 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::{Entry, encode, replay};
+use super::replay;
 use crate::{
     auth::Auth,
     image::{Image, ImageError},
     mvcc::{Keyspace, Millis},
 };
-
-/// A journal of this size is folded into a new image.
-const FOLD_BYTES: u64 = 64 << 20;
 
 /// Why a durable store does not start.
 #[derive(Debug, thiserror::Error)]
@@ -60,90 +57,82 @@ pub enum DurableError {
     },
 }
 
-/// The open journal of a store.
+/// What a directory holds.
 #[derive(Debug)]
-pub(crate) struct Disk {
-    dir: PathBuf,
-    file: File,
-    path: PathBuf,
-    sequence: u64,
-    bytes: u64,
-    buffer: Vec<u8>,
+pub(crate) struct Opened {
+    pub(crate) keyspace: Keyspace,
+    pub(crate) auth: Auth,
+    /// Number of the last entry.
+    pub(crate) sequence: u64,
+    /// The journal that goes on, and how long it is.
+    pub(crate) journal: PathBuf,
+    pub(crate) bytes: u64,
+    /// Cluster and member id; those given if it is new.
+    pub(crate) ids: (u64, u64),
 }
 
-impl Disk {
-    /// Reads what is there, cuts a torn end off, and opens the journal for more.
-    pub(crate) fn open(dir: &Path, now: Millis) -> Result<(Self, Keyspace, Auth), DurableError> {
-        let at = |path: &Path| {
-            let path = path.to_owned();
-            move |source| DurableError::Io { path, source }
-        };
-        fs::create_dir_all(dir).map_err(at(dir))?;
-        let (mut keyspace, mut auth, mut sequence) = match read_image(dir)? {
-            Some(image) => (image.to_keyspace(now), image.auth, image.sequence),
-            None => (Keyspace::new(), Auth::default(), 0),
-        };
-        let mut last = None;
-        for path in journals(dir).map_err(at(dir))? {
-            let content = fs::read(&path).map_err(at(&path))?;
-            let (whole, reached) = replay(&content, sequence, &mut keyspace, &mut auth, now)
-                .map_err(|offset| DurableError::Damaged { path: path.clone(), offset })?;
-            if whole < content.len() {
-                warn!(path = %path.display(), offset = whole, bytes = content.len() - whole, "cut off an entry that was not written to its end");
-                let file = OpenOptions::new().write(true).open(&path).map_err(at(&path))?;
-                file.set_len(whole as u64).and_then(|()| file.sync_all()).map_err(at(&path))?;
+/// Reads what is there, cuts a torn end off, and makes what a new directory lacks.
+pub(crate) fn open(dir: &Path, now: Millis, ids: (u64, u64)) -> Result<Opened, DurableError> {
+    fs::create_dir_all(dir).map_err(at(dir))?;
+    let ids = read_ids(dir, ids)?;
+    let (mut keyspace, mut auth, mut sequence) = match read_image(dir)? {
+        Some(image) => (image.to_keyspace(now), image.auth, image.sequence),
+        None => (Keyspace::new(), Auth::default(), 0),
+    };
+    let mut last = None;
+    let paths = journals(dir).map_err(at(dir))?;
+    for (nth, path) in paths.iter().enumerate() {
+        let content = fs::read(path).map_err(at(path))?;
+        let replayed = replay(&content, sequence, &mut keyspace, &mut auth, now);
+        let damaged = |offset| DurableError::Damaged { path: path.clone(), offset };
+        let replayed = replayed.map_err(damaged)?;
+        if replayed.whole < content.len() {
+            // The next one was begun when this one was whole on the disk.
+            if nth + 1 < paths.len() {
+                return Err(damaged(replayed.whole));
             }
-            sequence = reached;
-            last = Some((path, whole as u64));
+            let bytes = content.len() - replayed.whole;
+            warn!(path = %path.display(), offset = replayed.whole, bytes, "cut off an entry that was not written to its end");
+            let file = OpenOptions::new().write(true).open(path).map_err(at(path))?;
+            file.set_len(replayed.whole as u64).and_then(|()| file.sync_all()).map_err(at(path))?;
         }
-        keyspace.extend_leases(now);
-        let (path, bytes) = last.unwrap_or_else(|| (dir.join(format!("journal.{sequence:020}")), 0));
-        let file = append(&path).and_then(|file| sync_dir(dir).map(|()| file)).map_err(at(&path))?;
-        info!(dir = %dir.display(), revision = keyspace.revision(), keys = keyspace.keys(), "durable store opened");
-        Ok((Self { dir: dir.to_owned(), file, path, sequence, bytes, buffer: Vec::new() }, keyspace, auth))
+        sequence = replayed.sequence;
+        last = Some((path.clone(), replayed.whole as u64));
     }
+    keyspace.extend_leases(now);
+    let (journal, bytes) = last.unwrap_or_else(|| (journal_after(dir, sequence), 0));
+    append(&journal).and_then(|_made| sync_dir(dir)).map_err(at(&journal))?;
+    info!(dir = %dir.display(), revision = keyspace.revision(), keys = keyspace.keys(), "durable store opened");
+    Ok(Opened { keyspace, auth, sequence, journal, bytes, ids })
+}
 
-    /// Writes an entry through to the disk.
-    pub(crate) fn append(&mut self, entry: &Entry) -> io::Result<()> {
-        if entry.is_empty() {
-            return Ok(());
+fn at(path: &Path) -> impl FnOnce(io::Error) -> DurableError + use<> {
+    let path = path.to_owned();
+    move |source| DurableError::Io { path, source }
+}
+
+/// Where the entries after number `sequence` go.
+pub(super) fn journal_after(dir: &Path, sequence: u64) -> PathBuf {
+    dir.join(format!("journal.{sequence:020}"))
+}
+
+/// Who the store is: as at its first start, so that its clients know it again.
+fn read_ids(dir: &Path, new: (u64, u64)) -> Result<(u64, u64), DurableError> {
+    let path = dir.join("id");
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            let mut ids = text.split_whitespace().map(|word| u64::from_str_radix(word, 16));
+            match (ids.next(), ids.next()) {
+                (Some(Ok(cluster)), Some(Ok(member))) if cluster != 0 && member != 0 => Ok((cluster, member)),
+                _ => Err(DurableError::Damaged { path, offset: 0 }),
+            }
         }
-        self.sequence += 1;
-        self.buffer.clear();
-        encode(entry, self.sequence, &mut self.buffer);
-        self.file.write_all(&self.buffer)?;
-        self.file.sync_data()?;
-        self.bytes += self.buffer.len() as u64;
-        if self.buffer.capacity() > 1 << 20 {
-            self.buffer = Vec::new();
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let text = format!("{:016x} {:016x}\n", new.0, new.1);
+            replace(dir, "id", |file| file.write_all(text.as_bytes())).map_err(at(&path))?;
+            Ok(new)
         }
-        Ok(())
-    }
-
-    /// Whether the journal should be folded into a new image.
-    pub(crate) fn is_long(&self) -> bool {
-        self.bytes >= FOLD_BYTES
-    }
-
-    /// Number of the last entry.
-    pub(crate) fn sequence(&self) -> u64 {
-        self.sequence
-    }
-
-    /// The directory.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// Entries from now on go to a new file; what came before is to be in an image.
-    pub(crate) fn turn(&mut self) -> io::Result<()> {
-        let path = self.dir.join(format!("journal.{:020}", self.sequence));
-        if path != self.path {
-            self.file = append(&path)?;
-            sync_dir(&self.dir)?;
-            (self.path, self.bytes) = (path, 0);
-        }
-        Ok(())
+        Err(error) => Err(at(&path)(error)),
     }
 }
 
@@ -200,7 +189,7 @@ pub fn empty_data_dir(dir: &Path) -> io::Result<Vec<PathBuf>> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         match name {
             "member" | "proxy" => fs::remove_dir_all(&path)?,
-            "image" | "image.new" => fs::remove_file(&path)?,
+            "image" | "image.new" | "id" | "id.new" => fs::remove_file(&path)?,
             _ if first_of(&path).is_some() => fs::remove_file(&path)?,
             _ => others.push(path),
         }
@@ -225,24 +214,37 @@ pub fn restore(dir: &Path, image: &Image) -> io::Result<()> {
 
 /// Puts an image in place and deletes the journals that it contains.
 pub(crate) fn write_image(dir: &Path, image: &Image) -> io::Result<()> {
-    let aside = dir.join("image.new");
-    let mut file = File::create(&aside)?;
-    let mut written = Ok(());
-    image.encode(1 << 20, |piece| {
-        if written.is_ok() {
-            written = file.write_all(&piece);
-        }
-    });
-    written?;
-    file.sync_all()?;
-    fs::rename(&aside, dir.join("image"))?;
-    sync_dir(dir)?;
+    replace(dir, "image", |file| {
+        let mut written = Ok(());
+        image.encode(1 << 20, |piece| {
+            if written.is_ok() {
+                written = file.write_all(&piece);
+            }
+        });
+        written
+    })?;
     for path in journals(dir)? {
         if first_of(&path).is_some_and(|first| first < image.sequence) {
             fs::remove_file(path)?;
         }
     }
     Ok(())
+}
+
+/// Writes a file aside and renames it into place; a failure leaves the old one and no half of the new one.
+fn replace(dir: &Path, name: &str, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    let aside = dir.join(format!("{name}.new"));
+    let written = File::create(&aside).and_then(|mut file| {
+        write(&mut file)?;
+        file.sync_all()
+    });
+    if let Err(error) = written {
+        // What was written of it takes space that others need.
+        let _best_effort = fs::remove_file(&aside);
+        return Err(error);
+    }
+    fs::rename(&aside, dir.join(name))?;
+    sync_dir(dir)
 }
 
 /// The journals of a directory, oldest first.
@@ -263,11 +265,11 @@ fn first_of(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_prefix("journal.")?.parse().ok()
 }
 
-fn append(path: &Path) -> io::Result<File> {
+pub(super) fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
 /// A file that was made or renamed is there after a crash only if its directory was written.
-fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }

@@ -21,7 +21,9 @@ impl Journaled {
     fn note(&mut self, entry: &Entry) {
         if !entry.is_empty() {
             self.sequence += 1;
-            encode(entry, self.sequence, &mut self.bytes);
+            let mut frame = Gathered::new(self.sequence);
+            frame.add(entry);
+            self.bytes.extend(frame.encode());
         }
     }
 
@@ -41,7 +43,7 @@ impl Journaled {
     fn again(&self) -> (Keyspace, Auth) {
         let (mut keyspace, mut auth) = (Keyspace::new(), Auth::default());
         let replayed = replay(&self.bytes, 0, &mut keyspace, &mut auth, 0);
-        assert_eq!(replayed, Ok((self.bytes.len(), self.sequence)));
+        assert_eq!(replayed, Ok(Replayed { whole: self.bytes.len(), sequence: self.sequence }));
         (keyspace, auth)
     }
 }
@@ -88,20 +90,57 @@ fn a_torn_end_is_cut_at_every_byte_of_it() {
     for cut in whole..store.bytes.len() {
         let (mut keyspace, mut auth) = (Keyspace::new(), Auth::default());
         let replayed = replay(&store.bytes[..cut], 0, &mut keyspace, &mut auth, 0);
-        assert_eq!(replayed, Ok((whole, store.sequence - 1)), "cut at {cut}");
+        assert_eq!(replayed, Ok(Replayed { whole, sequence: store.sequence - 1 }), "cut at {cut}");
         assert!(keyspace.get(b"c").is_none());
     }
     let mut grown = store.bytes[..whole].to_vec();
     grown.resize(whole + 4096, 0);
     let replayed = replay(&grown, 0, &mut Keyspace::new(), &mut Auth::default(), 0);
-    assert_eq!(replayed, Ok((whole, store.sequence - 1)));
+    assert_eq!(replayed, Ok(Replayed { whole, sequence: store.sequence - 1 }));
+}
+
+#[test]
+fn a_frame_of_several_entries_is_there_whole_or_not_at_all() {
+    let mut store = some();
+    let whole = store.bytes.len();
+    let before = content(&store.again().0);
+    let mut frame = Gathered::new(store.sequence + 1);
+    for n in 0..5 {
+        let put = Put { key: format!("f{n}").into(), value: "v".into(), ..Put::default() };
+        let (_, commit) = store.keyspace.put(&put).unwrap();
+        frame.add(&Entry::commit(&commit));
+    }
+    store.sequence = frame.last;
+    store.bytes.extend(frame.encode());
+    assert_eq!(content(&store.again().0), content(&store.keyspace));
+    for cut in whole..store.bytes.len() {
+        let mut keyspace = Keyspace::new();
+        let replayed = replay(&store.bytes[..cut], 0, &mut keyspace, &mut Auth::default(), 0);
+        assert_eq!(replayed.map(|replayed| replayed.whole), Ok(whole), "cut at {cut}");
+        assert_eq!(content(&keyspace), before);
+    }
+    // The last page did not arrive.
+    let end = store.bytes.len();
+    store.bytes[end - 10..].fill(0);
+    let replayed = replay(&store.bytes, 0, &mut Keyspace::new(), &mut Auth::default(), 0);
+    assert_eq!(replayed.map(|replayed| replayed.whole), Ok(whole));
+}
+
+#[test]
+fn a_frame_that_is_missing_is_noticed() {
+    let store = some();
+    let Found::Frame { next: second, .. } = decode(&store.bytes, 0) else { panic!("a frame") };
+    let Found::Frame { next: third, .. } = decode(&store.bytes, second) else { panic!("a frame") };
+    let without = [&store.bytes[..second], &store.bytes[third..]].concat();
+    let replayed = replay(&without, 0, &mut Keyspace::new(), &mut Auth::default(), 0);
+    assert_eq!(replayed, Err(second));
 }
 
 #[test]
 fn damage_in_the_middle_is_refused_with_its_offset() {
     let store = some();
-    let Found::Entry { next: second, .. } = decode(&store.bytes, 0) else { panic!("an entry") };
-    let Found::Entry { next: third, .. } = decode(&store.bytes, second) else { panic!("an entry") };
+    let Found::Frame { next: second, .. } = decode(&store.bytes, 0) else { panic!("a frame") };
+    let Found::Frame { next: third, .. } = decode(&store.bytes, second) else { panic!("a frame") };
     for at in second..third {
         let mut damaged = store.bytes.clone();
         damaged[at] ^= 0x10;

@@ -170,6 +170,7 @@ fn call(
     let incoming = Incoming::new(body, shared.limits.message_bytes());
     let caller = route::Caller::new(Arc::clone(peer), &parts);
     let (service, method) = route::split(parts.uri.path());
-    let outgoing = Outgoing::new(respond, shared.metrics.calls.start(service, method));
+    let outgoing =
+        Outgoing::new(respond, shared.metrics.calls.start(service, method), Arc::clone(&shared.store));
     route::route(Arc::clone(shared), service, method, caller, incoming, outgoing, stop.clone())
 }

@@ -4,7 +4,7 @@
 //! DATA frames without a message type, a codec or a task in between, and a stream that nobody reads holds
 //! nothing but its place.
 
-use std::future::poll_fn;
+use std::{future::poll_fn, sync::Arc};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::{RecvStream, SendStream, server::SendResponse};
@@ -13,6 +13,7 @@ use prost::Message;
 use tonic::{Code, Status};
 
 use super::{metrics::CountedCall, status};
+use crate::store::Store;
 
 /// Compression flag and length in front of each message.
 const PREFIX: usize = 5;
@@ -102,6 +103,7 @@ impl Incoming {
 pub(crate) struct Outgoing {
     state: State,
     counted: CountedCall,
+    store: Arc<Store>,
 }
 
 #[derive(Debug)]
@@ -113,8 +115,8 @@ enum State {
 }
 
 impl Outgoing {
-    pub(crate) fn new(respond: SendResponse<Bytes>, counted: CountedCall) -> Self {
-        Self { state: State::Waiting(respond), counted }
+    pub(crate) fn new(respond: SendResponse<Bytes>, counted: CountedCall, store: Arc<Store>) -> Self {
+        Self { state: State::Waiting(respond), counted, store }
     }
 
     /// Sends the headers, if that was not done yet.
@@ -129,8 +131,13 @@ impl Outgoing {
         }
     }
 
-    /// Sends a message that has its prefix already, at the speed of the peer.
+    /// Sends a message that has its prefix already, at the speed of the peer. What it tells of a durable store is on the
+    /// disk then.
     pub(crate) async fn send(&mut self, mut framed: Bytes) -> Result<(), Gone> {
+        if let Err(_failed) = self.store.settled().await {
+            self.state = State::Closed;
+            return Err(Gone);
+        }
         let stream = self.open()?;
         while !framed.is_empty() {
             let want = framed.len().min(PIECE);

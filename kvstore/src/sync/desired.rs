@@ -1,23 +1,33 @@
 //! What a store should hold under one prefix, and what is still to be written. Pure.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
-use crate::client::LeaseId;
+use crate::{client::LeaseId, mvcc::Record};
 
 /// The desired keys of one prefix and how far the store is behind them. Keys are relative to the prefix.
+///
+/// Memory: per key that is stored, its bytes and about 70 more; a value that a store in this process holds takes
+/// none. What is not stored yet is kept as it was told.
 #[derive(Debug, Default)]
 pub(crate) struct DesiredSet {
-    entries: BTreeMap<Bytes, Entry>,
-    /// Keys to write, each once, in the order in which they became due.
+    /// What the store holds, as far as is known. All of it is wanted, but for what a wish or `leftovers` names.
+    stored: BTreeMap<Box<[u8]>, Stored>,
+    /// What should be there instead.
+    wishes: BTreeMap<Box<[u8]>, Wish>,
+    /// Keys of wishes in the order in which they became due. Those whose wish is no longer queued mean nothing.
     queue: VecDeque<Bytes>,
-    /// Entries whose latest wish is not known to be stored.
-    pending: usize,
-    /// Of those, the ones that the canary waits for.
+    /// Keys in `stored` that an earlier life left and nobody has wanted since.
+    leftovers: BTreeSet<Box<[u8]>>,
+    /// Counts the wishes, so that the answer to an older write is not taken for that of a newer one.
+    wished: u64,
+    /// Wishes that the canary waits for.
     early: usize,
     wanted: usize,
     canary: Canary,
+    /// The store was looked at, and was not (perhaps) replaced since. Before, `stored` is empty.
+    looked: bool,
 }
 
 /// What is left to do before others may take the prefix for complete.
@@ -34,16 +44,31 @@ enum Canary {
     Stored,
 }
 
+/// A key as the store has it.
 #[derive(Debug)]
-struct Entry {
+struct Stored {
+    value: Kept,
+    lease: LeaseId,
+}
+
+/// A value, without anything around it that would stay with it.
+#[derive(Debug)]
+enum Kept {
+    /// A store in this process holds it.
+    Shared(Record),
+    /// We do.
+    Own(Box<[u8]>),
+}
+
+#[derive(Debug)]
+struct Wish {
     /// What the store should hold; `None` is nothing.
     value: Option<Bytes>,
-    /// Counts the wishes, so that the answer to an older write is not taken for that of a newer one.
-    wish: u32,
-    pending: bool,
+    number: u64,
+    /// A write of it (or of an earlier one) is under way.
+    flying: bool,
     queued: bool,
     early: bool,
-    lease: LeaseId,
 }
 
 /// A key to write; `value: None` is a deletion.
@@ -51,13 +76,23 @@ struct Entry {
 pub(crate) struct Item {
     pub(crate) key: Bytes,
     pub(crate) value: Option<Bytes>,
-    pub(crate) wish: u32,
+    pub(crate) number: u64,
+    pub(crate) lease: LeaseId,
+}
+
+/// A key that a list of the store names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) key: Bytes,
+    pub(crate) value: Bytes,
     pub(crate) lease: LeaseId,
 }
 
 /// What a writer should do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
+    /// List the prefix and feed it to [`DesiredSet::adopt`].
+    Adopt,
     /// Write what [`DesiredSet::take`] gives.
     Write,
     /// List the prefix and feed it to [`DesiredSet::sweep`].
@@ -82,30 +117,67 @@ pub struct Progress {
 impl DesiredSet {
     /// The store should hold `value` at `key`. Returns whether that is news.
     pub(crate) fn upsert(&mut self, key: Bytes, value: Bytes) -> bool {
-        match self.entries.get(&key) {
-            Some(entry) if entry.value.as_ref() == Some(&value) => return false,
-            Some(entry) if entry.value.is_some() => {}
-            Some(_) | None => self.wanted += 1,
+        let stored = self.stored.get(&key[..]);
+        let is_stored = stored.is_some_and(|stored| stored.value.bytes() == &value[..]);
+        match self.wishes.get(&key[..]) {
+            Some(wish) if wish.value.as_ref() == Some(&value) => return false,
+            Some(wish) => {
+                self.wanted += usize::from(wish.value.is_none());
+                if is_stored && !wish.flying {
+                    self.fulfil(&key);
+                    return true;
+                }
+            }
+            None if stored.is_some() => {
+                let left = self.leftovers.remove(&key[..]);
+                self.wanted += usize::from(left);
+                if is_stored {
+                    return left;
+                }
+            }
+            None => self.wanted += 1,
         }
-        self.wish(key, Some(value));
+        self.wish(&key, Some(value));
         true
+    }
+
+    /// The same, and it is written also where the store holds it already: a sign of life.
+    pub(crate) fn rewrite(&mut self, key: &[u8], value: Bytes) {
+        self.wanted += usize::from(!self.wants(key));
+        self.leftovers.remove(key);
+        self.wish(key, Some(value));
     }
 
     /// The store should not hold `key`. Returns whether that is news; a key that was never wanted is not.
     pub(crate) fn delete(&mut self, key: &[u8]) -> bool {
-        let Some((key, entry)) = self.entries.get_key_value(key) else { return false };
-        if entry.value.is_none() {
+        if !self.wants(key) {
             return false;
         }
         self.wanted -= 1;
-        self.wish(key.clone(), None);
+        let nothing_to_undo = |wish: &Wish| self.looked && !wish.flying && !self.stored.contains_key(key);
+        if self.wishes.get(key).is_some_and(nothing_to_undo) {
+            self.fulfil(key);
+        } else {
+            self.wish(key, None);
+        }
         true
+    }
+
+    /// Whether the store should hold `key`.
+    pub(crate) fn wants(&self, key: &[u8]) -> bool {
+        match self.wishes.get(key) {
+            Some(wish) => wish.value.is_some(),
+            None => self.stored.contains_key(key) && !self.leftovers.contains(key),
+        }
     }
 
     /// Deletes every key that is wanted now and for which `keep` is false.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&[u8]) -> bool) -> bool {
-        let wanted = self.entries.iter().filter(|(_, entry)| entry.value.is_some());
-        let gone: Vec<Bytes> = wanted.map(|(key, _)| key).filter(|key| !keep(key)).cloned().collect();
+        let is_left = |key: &[u8]| !self.leftovers.is_empty() && self.leftovers.contains(key);
+        let settled = |key: &[u8]| self.wishes.is_empty() || !self.wishes.contains_key(key);
+        let stored = self.stored.keys().filter(|key| settled(key) && !is_left(key));
+        let wished = self.wishes.iter().filter(|(_, wish)| wish.value.is_some()).map(|(key, _)| key);
+        let gone: Vec<Box<[u8]>> = stored.chain(wished).filter(|key| !keep(key)).cloned().collect();
         for key in &gone {
             self.delete(key);
         }
@@ -115,19 +187,23 @@ impl DesiredSet {
     /// The initial set is complete; only the first call counts.
     pub(crate) fn synced(&mut self) {
         if self.canary == Canary::NotAsked {
-            self.canary = Canary::Unswept;
-            for entry in self.entries.values_mut() {
-                entry.early = entry.pending;
-            }
-            self.early = self.pending;
+            self.await_wishes();
         }
+    }
+
+    /// The canary comes after all that is wished by now.
+    fn await_wishes(&mut self) {
+        self.canary = Canary::Unswept;
+        self.wishes.values_mut().for_each(|wish| wish.early = true);
+        self.early = self.wishes.len();
     }
 
     pub(crate) fn step(&self) -> Step {
         match self.canary {
+            _ if !self.looked => Step::Adopt,
             Canary::Unswept if self.early == 0 => Step::Sweep,
             Canary::Due if self.early == 0 => Step::Canary,
-            _ if !self.queue.is_empty() => Step::Write,
+            _ if !self.wishes.is_empty() => Step::Write,
             Canary::NotAsked | Canary::Unswept | Canary::Due | Canary::Stored => Step::Idle,
         }
     }
@@ -138,41 +214,54 @@ impl DesiredSet {
         let mut size = 0;
         while items.len() < operations.max(1) {
             let Some(key) = self.queue.front() else { break };
-            let entry = self.entries.get_mut(key).expect("queued keys have entries");
-            size += key.len() + entry.value.as_ref().map_or(0, Bytes::len);
-            if size > bytes && !items.is_empty() {
-                break;
+            let due = self.wishes.get_mut(&key[..]).filter(|wish| wish.queued);
+            if let Some(wish) = due {
+                size += key.len() + wish.value.as_ref().map_or(0, Bytes::len);
+                if size > bytes && !items.is_empty() {
+                    break;
+                }
+                (wish.queued, wish.flying) = (false, true);
+                let lease = self.stored.get(&key[..]).map_or(LeaseId::NONE, |stored| stored.lease);
+                items.push(Item { key: key.clone(), value: wish.value.clone(), number: wish.number, lease });
             }
-            entry.queued = false;
-            let key = self.queue.pop_front().expect("it was looked at");
-            items.push(Item { key, value: entry.value.clone(), wish: entry.wish, lease: entry.lease });
+            self.queue.pop_front();
+        }
+        if self.queue.is_empty() {
+            // What a first synchronisation needs is never needed again.
+            self.queue.shrink_to(256);
         }
         items
     }
 
-    /// The store confirmed `items`. Returns the leases on which a place became free.
-    pub(crate) fn stored(&mut self, items: Vec<Item>) -> Vec<LeaseId> {
+    /// The store confirmed `items`; `records` are what it holds of them, in the order of the puts, where it is in this
+    /// process. Returns the leases on which a place became free.
+    pub(crate) fn stored(&mut self, items: Vec<Item>, records: Vec<Record>) -> Vec<LeaseId> {
         let mut freed = Vec::new();
+        let mut records = records.into_iter();
         for item in items {
-            let Some(entry) = self.entries.get_mut(&item.key) else { continue };
-            let before = std::mem::replace(
-                &mut entry.lease,
-                if item.value.is_some() { item.lease } else { LeaseId::NONE },
-            );
-            if before != LeaseId::NONE && before != entry.lease {
-                freed.push(before);
-            }
-            if entry.wish != item.wish {
-                continue;
-            }
-            if entry.pending {
-                entry.pending = false;
-                self.pending -= 1;
-                self.early -= usize::from(std::mem::take(&mut entry.early));
-            }
-            if item.value.is_none() {
-                self.entries.remove(&item.key);
-            }
+            // A newer wish stays, with the rest of what is known.
+            let key = match self.wishes.get_mut(&item.key[..]) {
+                Some(wish) if wish.number != item.number => {
+                    wish.flying = false;
+                    None
+                }
+                Some(_) | None => self.wishes.remove_entry(&item.key[..]).map(|(key, wish)| {
+                    self.early -= usize::from(wish.early);
+                    key
+                }),
+            };
+            let (before, now) = match item.value {
+                None => (self.stored.remove(&item.key[..]), LeaseId::NONE),
+                Some(value) => {
+                    // Someone else may have written the key since.
+                    let shared = records.next().filter(|record| record.fields().value == &value[..]);
+                    let value = shared.map_or_else(|| Kept::Own((&value[..]).into()), Kept::Shared);
+                    let key = key.unwrap_or_else(|| (&item.key[..]).into());
+                    (self.stored.insert(key, Stored { value, lease: item.lease }), item.lease)
+                }
+            };
+            let left = before.map(|before| before.lease);
+            freed.extend(left.filter(|lease| *lease != LeaseId::NONE && *lease != now));
         }
         freed
     }
@@ -180,9 +269,7 @@ impl DesiredSet {
     /// `items` were not written; they are due again, first.
     pub(crate) fn failed(&mut self, items: Vec<Item>) {
         for item in items.into_iter().rev() {
-            let Some(entry) = self.entries.get_mut(&item.key) else { continue };
-            if entry.pending && !entry.queued {
-                entry.queued = true;
+            if self.not_written(&item.key) {
                 self.queue.push_front(item.key);
             }
         }
@@ -190,24 +277,61 @@ impl DesiredSet {
 
     /// A key that the store refuses is due again, after all others.
     pub(crate) fn postpone(&mut self, item: Item) {
-        if let Some(entry) = self.entries.get_mut(&item.key)
-            && entry.pending
-            && !entry.queued
-        {
-            entry.queued = true;
+        if self.not_written(&item.key) {
             self.queue.push_back(item.key);
         }
     }
 
-    /// What the store holds under the prefix; what is not wanted is due for deletion, before the canary.
-    pub(crate) fn sweep(&mut self, stored: impl IntoIterator<Item = Bytes>) {
-        for key in stored {
-            if !self.entries.contains_key(&key) {
-                self.wish(key.clone(), None);
-                let entry = self.entries.get_mut(&key).expect("just wished");
-                entry.early = true;
-                self.early += 1;
+    /// What the store held before we wrote to it. What hangs on a lease that is `usable` counts as ours: it is not
+    /// written again if it is wanted as it is. `keys` on each such lease are returned.
+    pub(crate) fn adopt(
+        &mut self,
+        found: impl IntoIterator<Item = Found>,
+        usable: impl Fn(LeaseId) -> bool,
+    ) -> BTreeMap<LeaseId, usize> {
+        self.looked = true;
+        let mut leases = BTreeMap::new();
+        for Found { key, value, lease } in found {
+            if !usable(lease) {
+                continue;
             }
+            *leases.entry(lease).or_default() += 1;
+            match self.wishes.get(&key[..]) {
+                Some(wish) if wish.value.as_ref() == Some(&value) => self.fulfil(&key),
+                Some(_) => {}
+                None => drop(self.leftovers.insert((&key[..]).into())),
+            }
+            self.stored.insert((&key[..]).into(), Stored { value: Kept::Own((&value[..]).into()), lease });
+        }
+        leases
+    }
+
+    /// What the store holds under the prefix: what is not wanted is due for deletion, and what is not as we left it is
+    /// due again, all before the canary.
+    pub(crate) fn sweep(&mut self, found: impl IntoIterator<Item = Found>) {
+        let leftovers = std::mem::take(&mut self.leftovers);
+        let mut named = BTreeSet::new();
+        for Found { key, value, lease } in found {
+            let ours = self.stored.get(&key[..]).filter(|_| !leftovers.contains(&key[..]));
+            let intact = ours.is_some_and(|ours| ours.value.bytes() == &value[..] && ours.lease == lease);
+            if !intact && !self.wishes.contains_key(&key[..]) {
+                let wanted = ours.map(|ours| ours.value.to_bytes());
+                self.wish_early(&key, wanted);
+            }
+            named.insert(key);
+        }
+        let lacks = |key: &[u8], _: &mut Stored| !named.contains(key) && !self.wishes.contains_key(key);
+        let missing: Vec<_> = self.stored.extract_if(.., |key, stored| lacks(key, stored)).collect();
+        for (key, stored) in missing.into_iter().filter(|(key, _)| !leftovers.contains(key)) {
+            self.wish_early(&key, Some(stored.value.into_bytes()));
+        }
+        self.swept();
+    }
+
+    /// Nothing is to be removed that is not ours.
+    pub(crate) fn swept(&mut self) {
+        for key in std::mem::take(&mut self.leftovers) {
+            self.stored.remove(&key);
         }
         if self.canary == Canary::Unswept {
             self.canary = Canary::Due;
@@ -229,82 +353,136 @@ impl DesiredSet {
 
     /// The store lost `lease` and its keys: they are due again.
     pub(crate) fn lease_lost(&mut self, lease: LeaseId) {
-        self.lost_where(|entry| entry.lease == lease);
+        self.lost_where(|stored| stored.lease == lease);
     }
 
-    /// The store lost everything (it was replaced): all is due again, and the canary comes last again.
+    /// The store may have lost everything (it was replaced, or our leases are not kept alive any more): it has to be
+    /// looked at, all is due again that is not found, and the canary comes last again.
     pub(crate) fn all_lost(&mut self) {
         self.lost_where(|_| true);
+        // Whoever was writing may have been stopped half-way.
+        for (key, wish) in self.wishes.iter_mut().filter(|(_, wish)| wish.flying) {
+            wish.flying = false;
+            if !std::mem::replace(&mut wish.queued, true) {
+                self.queue.push_back(Bytes::copy_from_slice(key));
+            }
+        }
+        self.looked = false;
         if self.canary != Canary::NotAsked {
-            self.canary = Canary::Unswept;
+            self.await_wishes();
         }
     }
 
     /// Someone else changed `key` to `found` in the store. Returns whether we mind.
     pub(crate) fn foreign(&mut self, key: &[u8], found: Option<&Bytes>) -> bool {
-        let Some((key, entry)) = self.entries.get_key_value(key) else { return false };
-        if entry.pending || entry.value.as_ref() == found {
+        let Some(stored) = self.stored.get(key) else { return false };
+        let unchanged = found.is_some_and(|found| stored.value.bytes() == &found[..]);
+        if unchanged || self.wishes.contains_key(key) || self.leftovers.contains(key) {
             return false;
         }
-        let (key, value) = (key.clone(), entry.value.clone());
-        self.wish(key, value);
+        let value = stored.value.to_bytes();
+        self.wish(key, Some(value));
         true
     }
 
     /// Keys that the store should hold by now.
-    pub(crate) fn stored_keys(&self) -> impl Iterator<Item = &Bytes> {
-        self.entries.iter().filter(|(_, entry)| !entry.pending && entry.value.is_some()).map(|(key, _)| key)
+    pub(crate) fn stored_keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.stored
+            .keys()
+            .map(|key| &key[..])
+            .filter(|key| !self.wishes.contains_key(*key) && !self.leftovers.contains(*key))
+    }
+
+    /// Whether everything that was told is stored.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.wishes.is_empty() && matches!(self.canary, Canary::NotAsked | Canary::Stored)
     }
 
     pub(crate) fn progress(&self) -> Progress {
         Progress {
             wanted: self.wanted,
-            pending: self.pending,
+            pending: self.wishes.len(),
             synced: self.canary == Canary::Stored && self.early == 0,
         }
     }
 
-    fn lost_where(&mut self, lost: impl Fn(&Entry) -> bool) {
+    fn lost_where(&mut self, lost: impl Fn(&Stored) -> bool) {
         let asked = self.canary != Canary::NotAsked;
-        for (key, entry) in &mut self.entries {
-            if !lost(entry) {
+        let lost: Vec<_> = self.stored.extract_if(.., |_, stored| lost(stored)).collect();
+        for (key, stored) in lost {
+            if self.leftovers.remove(&key) {
                 continue;
             }
-            entry.lease = LeaseId::NONE;
-            entry.wish = entry.wish.wrapping_add(1);
-            if !entry.pending {
-                entry.pending = true;
-                self.pending += 1;
-            }
-            if asked && !entry.early {
-                entry.early = true;
-                self.early += 1;
-            }
-            if !entry.queued {
-                entry.queued = true;
-                self.queue.push_back(key.clone());
+            let wished = self.wishes.get(&key).map(|wish| wish.value.clone());
+            let value = wished.unwrap_or_else(|| Some(stored.value.into_bytes()));
+            if asked {
+                self.wish_early(&key, value);
+            } else {
+                self.wish(&key, value);
             }
         }
     }
 
-    fn wish(&mut self, key: Bytes, value: Option<Bytes>) {
-        let entry = self.entries.entry(key.clone()).or_insert(Entry {
-            value: None,
-            wish: 0,
-            pending: false,
-            queued: false,
-            early: false,
-            lease: LeaseId::NONE,
-        });
-        entry.value = value;
-        entry.wish = entry.wish.wrapping_add(1);
-        if !entry.pending {
-            entry.pending = true;
-            self.pending += 1;
+    fn wish(&mut self, key: &[u8], value: Option<Bytes>) {
+        self.wished += 1;
+        let number = self.wished;
+        let queue = match self.wishes.get_mut(key) {
+            Some(wish) => {
+                (wish.value, wish.number) = (value, number);
+                !std::mem::replace(&mut wish.queued, true)
+            }
+            None => {
+                let wish = Wish { value, number, flying: false, queued: true, early: false };
+                self.wishes.insert(key.into(), wish);
+                true
+            }
+        };
+        if queue {
+            self.queue.push_back(Bytes::copy_from_slice(key));
         }
-        if !entry.queued {
-            entry.queued = true;
-            self.queue.push_back(key);
+    }
+
+    fn wish_early(&mut self, key: &[u8], value: Option<Bytes>) {
+        self.wish(key, value);
+        if let Some(wish) = self.wishes.get_mut(key) {
+            self.early += usize::from(!std::mem::replace(&mut wish.early, true));
+        }
+    }
+
+    /// The store is as the wish has it.
+    fn fulfil(&mut self, key: &[u8]) {
+        if let Some(wish) = self.wishes.remove(key) {
+            self.early -= usize::from(wish.early);
+        }
+    }
+
+    /// Notes that a write is over without success. Returns whether the key is to be queued.
+    fn not_written(&mut self, key: &[u8]) -> bool {
+        let Some(wish) = self.wishes.get_mut(key) else { return false };
+        wish.flying = false;
+        !std::mem::replace(&mut wish.queued, true)
+    }
+}
+
+impl Kept {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Shared(record) => record.fields().value,
+            Self::Own(value) => value,
+        }
+    }
+
+    fn to_bytes(&self) -> Bytes {
+        match self {
+            Self::Shared(record) => record.to_key_value().value,
+            Self::Own(value) => Bytes::copy_from_slice(value),
+        }
+    }
+
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Shared(record) => record.to_key_value().value,
+            Self::Own(value) => value.into(),
         }
     }
 }

@@ -58,6 +58,12 @@ impl Follower {
         Self { prefix: prefix.into(), mirror: Mirror::default(), backoff: Backoff::default() }
     }
 
+    /// The same without remembering keys, for a consumer that does: every deletion that the store tells of is passed
+    /// on, also of keys that were never told, and none is concluded from a list; see [`Change::ListDone`].
+    pub fn forgetful(prefix: impl Into<Bytes>) -> Self {
+        Self { mirror: Mirror::forgetful(), ..Self::new(prefix) }
+    }
+
     /// With other delays between attempts.
     #[must_use]
     pub fn with_backoff(mut self, backoff: Backoff) -> Self {
@@ -193,7 +199,7 @@ impl Follower {
                 Err(error) => return Ok(Err(error.into())),
             };
             let last = page.kvs.last().map(|kv| kv.key.clone());
-            let mut changes = page.kvs.into_iter().map(|kv| self.mirror.put(self.prefix.len(), kv));
+            let mut changes = page.kvs.into_iter().map(|kv| self.mirror.listed(self.prefix.len(), kv));
             loop {
                 let batch: Vec<Change> = changes.by_ref().take(BATCH).collect();
                 if batch.is_empty() {

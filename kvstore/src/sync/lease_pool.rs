@@ -16,6 +16,8 @@ pub(crate) struct LeasePool {
 struct Lease {
     id: LeaseId,
     keys: usize,
+    /// It is of an earlier life, and others may hang keys on it that are not known here: it gets none.
+    adopted: bool,
 }
 
 impl LeasePool {
@@ -26,20 +28,29 @@ impl LeasePool {
     /// A place on a lease with room; `None` when a new lease is needed first.
     pub(crate) fn assign(&mut self) -> Option<LeaseId> {
         let limit = self.keys_per_lease;
-        let lease = self.leases.iter_mut().rev().find(|lease| lease.keys < limit)?;
+        let lease = self.leases.iter_mut().rev().find(|lease| !lease.adopted && lease.keys < limit)?;
         lease.keys += 1;
         Some(lease.id)
     }
 
     /// A new lease is there.
     pub(crate) fn granted(&mut self, id: LeaseId) {
-        self.leases.push(Lease { id, keys: 0 });
+        self.leases.push(Lease { id, keys: 0, adopted: false });
+    }
+
+    /// A lease of an earlier life with so many of our keys. It goes with the last of them.
+    pub(crate) fn adopted(&mut self, id: LeaseId, keys: usize) {
+        self.leases.push(Lease { id, keys, adopted: true });
     }
 
     /// A key left its place.
     pub(crate) fn release(&mut self, id: LeaseId) {
         if let Some(lease) = self.leases.iter_mut().find(|lease| lease.id == id) {
             lease.keys = lease.keys.saturating_sub(1);
+            let is_done = lease.adopted && lease.keys == 0;
+            if is_done {
+                self.lost(id);
+            }
         }
     }
 
@@ -75,6 +86,19 @@ mod tests {
         pool.lost(LeaseId(8));
         assert_eq!(pool.assign(), None);
         assert_eq!(pool.ids(), [LeaseId(7)]);
+    }
+
+    #[test]
+    fn an_adopted_lease_gets_no_keys_and_goes_with_its_last() {
+        let mut pool = LeasePool::new(None);
+        pool.adopted(LeaseId(3), 2);
+        assert_eq!(pool.assign(), None);
+        pool.granted(LeaseId(4));
+        assert_eq!(pool.assign(), Some(LeaseId(4)));
+        pool.release(LeaseId(3));
+        assert_eq!(pool.ids(), [LeaseId(3), LeaseId(4)]);
+        pool.release(LeaseId(3));
+        assert_eq!(pool.ids(), [LeaseId(4)]);
     }
 
     #[test]

@@ -50,16 +50,33 @@ pub(crate) struct Mirror {
     /// Relative key to the number of the list (or the latest list before the event) that named it.
     known: BTreeMap<Box<[u8]>, u32>,
     list: u32,
+    /// Keys that the latest list named.
+    named: usize,
+    /// Nothing is kept in `known`.
+    forgetful: bool,
 }
 
 impl Mirror {
+    /// Knows no keys, for a consumer that does: whatever the store deletes is told, and at the end of a list nothing.
+    pub(crate) fn forgetful() -> Self {
+        Self { forgetful: true, ..Self::default() }
+    }
+
+    /// How many keys are known; of a forgetful one, how many the latest list named.
     pub(crate) fn len(&self) -> usize {
-        self.known.len()
+        if self.forgetful { self.named } else { self.known.len() }
     }
 
     /// A new list begins: every key must be named again to stay.
     pub(crate) fn begin_list(&mut self) {
         self.list = self.list.wrapping_add(1);
+        self.named = 0;
+    }
+
+    /// A key that the list names.
+    pub(crate) fn listed(&mut self, prefix_len: usize, kv: KeyValue) -> Change {
+        self.named += 1;
+        self.put(prefix_len, kv)
     }
 
     /// A key that the list or the watch names.
@@ -67,6 +84,7 @@ impl Mirror {
         let key = kv.key.slice(prefix_len.min(kv.key.len())..);
         match self.known.get_mut(&key[..]) {
             Some(named_by) => *named_by = self.list,
+            None if self.forgetful => {}
             None => drop(self.known.insert(key[..].into(), self.list)),
         }
         Change::Put {
@@ -83,7 +101,8 @@ impl Mirror {
             Event::Put(kv) => Some(self.put(prefix_len, kv)),
             Event::Delete { key, .. } => {
                 let key = key.slice(prefix_len.min(key.len())..);
-                self.known.remove(&key[..]).map(|_| Change::Delete { key })
+                let was_known = self.known.remove(&key[..]).is_some();
+                (was_known || self.forgetful).then_some(Change::Delete { key })
             }
         }
     }
@@ -144,6 +163,23 @@ mod tests {
     fn a_delete_of_an_unknown_key_is_silent() {
         let event = Event::Delete { key: Bytes::from_static(b"p/x"), mod_revision: Revision(2) };
         assert!(Mirror::default().apply(2, event).is_none());
+    }
+
+    #[test]
+    fn a_forgetful_one_tells_what_the_store_says_and_concludes_nothing() {
+        let mut mirror = Mirror::forgetful();
+        mirror.begin_list();
+        for key in ["a", "b"] {
+            assert!(matches!(mirror.listed(2, kv(key, "1")), Change::Put { .. }));
+        }
+        assert!(mirror.end_list().is_empty());
+        assert_eq!(mirror.len(), 2);
+        let gone =
+            |key: &'static [u8]| Event::Delete { key: Bytes::from_static(key), mod_revision: Revision(2) };
+        assert!(matches!(mirror.apply(2, gone(b"p/x")), Some(Change::Delete { key }) if key == "x"));
+        mirror.begin_list();
+        assert!(mirror.end_list().is_empty(), "the consumer knows what the list omitted");
+        assert!(mirror.drain().is_empty());
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub(crate) fn sequences(input: &[u8]) -> bool {
     let runtime = runtime.expect("a runtime without I/O needs nothing of the machine");
     runtime.block_on(async {
         let (mut world, mut tasks) = World::new();
-        let mut accepted = !input.is_empty() && input.len() % steps::BYTES == 0;
+        let mut accepted = !input.is_empty() && input.len().is_multiple_of(steps::BYTES);
         for bytes in input.as_chunks().0 {
             let step = Step::read(*bytes, world.shared.store.revision());
             let done = tokio::time::timeout(PATIENCE, world.take(step)).await;

@@ -1,0 +1,344 @@
+//! What one run of a writer does: the loop around [`DesiredSet`](super::DesiredSet), and what is known of the store
+//! meanwhile.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{Shared, WriterError};
+use crate::{
+    client::{Client, Error, Event, LeaseId, Revision, WatchError, WatchStream, Write},
+    range::KeyRange,
+    sync::{
+        chain::Chain,
+        desired::{Found, Item, Step},
+        lease_pool::LeasePool,
+    },
+};
+
+/// Keys of one page of a list of what is stored.
+const PAGE: usize = 1024;
+
+/// What one `run` keeps between its steps.
+pub(super) struct Run<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) client: &'a dyn Client,
+    pub(super) leases: LeasePool,
+    /// The lease of the canary, if it has one.
+    pub(super) canary_lease: LeaseId,
+    pub(super) keep_alive_at: Option<Instant>,
+    /// Batches of one are written while above zero, to find the key that the store refuses.
+    singly: usize,
+    watch: Option<WatchStream>,
+    newest: Revision,
+    /// Cluster id of the store that was written to, as of the last look.
+    store: Option<u64>,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(shared: &'a Shared, client: &'a dyn Client) -> Self {
+        Self {
+            shared,
+            client,
+            leases: LeasePool::new(client.limits().keys_per_lease),
+            canary_lease: LeaseId::NONE,
+            keep_alive_at: None,
+            singly: 0,
+            watch: None,
+            newest: Revision::default(),
+            store: None,
+        }
+    }
+
+    pub(super) async fn work(&mut self) -> WriterError {
+        let mut failures = 0u32;
+        loop {
+            match self.step().await {
+                Ok(()) => failures = 0,
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    if let Some(end) = self.after(error, failures) {
+                        return end;
+                    }
+                    tokio::time::sleep(self.shared.config.backoff.delay(failures, rand::random())).await;
+                }
+            }
+        }
+    }
+
+    /// Notes a failure and what it says of the store.
+    fn after(&mut self, error: Error, failures: u32) -> Option<WriterError> {
+        let prefix = self.shared.config.prefix.escape_ascii().to_string();
+        warn!(prefix, failures, error = %Chain(&error), "write to the store failed, retrying");
+        self.shared.publish(|status| {
+            status.failures += 1;
+            status.last_error = Some(Chain(&error).to_string());
+        });
+        self.watch = None;
+        if matches!(error, Error::ClusterChanged { .. }) {
+            self.start_over();
+        }
+        self.client.is_spent().then_some(WriterError::ClientSpent(error))
+    }
+
+    /// The store holds nothing of ours any more.
+    fn start_over(&mut self) {
+        info!(prefix = %self.shared.config.prefix.escape_ascii(), "the store was replaced, writing everything again");
+        self.leases.clear();
+        self.canary_lease = LeaseId::NONE;
+        self.newest = Revision::default();
+        self.store = None;
+        self.shared.set().all_lost();
+    }
+
+    async fn step(&mut self) -> Result<(), Error> {
+        if self.keep_alive_at.is_some_and(|at| at <= Instant::now()) {
+            self.keep_alive().await?;
+        }
+        let step = self.shared.set().step();
+        match step {
+            Step::Adopt => self.adopt().await?,
+            Step::Write => self.write().await?,
+            Step::Sweep => self.sweep().await?,
+            Step::Canary => self.canary().await?,
+            Step::Idle => return self.idle().await,
+        }
+        self.shared.publish(|status| status.last_error = None);
+        Ok(())
+    }
+
+    /// Waits for a wish, a timer, or a sign that the store changed under us.
+    async fn idle(&mut self) -> Result<(), Error> {
+        if self.watch.is_none() {
+            self.look().await?;
+            self.shared.publish(|status| status.last_error = None);
+            if self.shared.set().step() != Step::Idle {
+                return Ok(());
+            }
+        }
+        let Some(watch) = self.watch.as_mut() else { return Ok(()) };
+        let timer = self.keep_alive_at;
+        let timer = async {
+            match timer {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let batch = tokio::select! {
+            () = self.shared.wake.notified() => return Ok(()),
+            () = timer => return Ok(()),
+            batch = watch.next() => batch,
+        };
+        match batch {
+            Some(Ok(batch)) => {
+                batch.events.iter().for_each(|event| self.seen(event));
+                Ok(())
+            }
+            Some(Err(WatchError::Store(error @ Error::ClusterChanged { .. }))) => Err(error),
+            Some(Err(_)) | None => {
+                // Whatever it was, `look` finds out what it means.
+                self.watch = None;
+                tokio::time::sleep(self.shared.config.backoff.delay(1, rand::random())).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes sure that the store is still the one that was written to, and watches for news of our keys.
+    async fn look(&mut self) -> Result<(), Error> {
+        let status = self.client.status().await?;
+        // Another writer with the same client may have been told of the change, which only one is.
+        let other = self.store.is_some_and(|store| store != status.cluster_id);
+        if other || status.revision < self.newest {
+            self.start_over();
+        }
+        self.store = Some(status.cluster_id);
+        for lease in self.leases.ids() {
+            self.renew(lease).await?;
+        }
+        let config = &self.shared.config;
+        let range = match &config.canary {
+            Some((key, _)) if !config.enforce => KeyRange::key(key.clone()),
+            Some(_) | None => KeyRange::prefix(config.prefix.clone()),
+        };
+        match self.client.watch(range, status.revision.next()).await {
+            Ok(watch) => self.watch = Some(watch),
+            Err(WatchError::Store(error)) => return Err(error),
+            Err(error) => return Err(Error::Transport(Box::new(error))),
+        }
+        if config.enforce {
+            self.check_all().await?;
+        }
+        Ok(())
+    }
+
+    /// Compares the store with what is wanted once, for changes made while nobody watched.
+    async fn check_all(&mut self) -> Result<(), Error> {
+        let found = self.shared.list(self.client).await?;
+        let mut set = self.shared.set();
+        let mut missing: BTreeSet<Bytes> = set.stored_keys().map(Bytes::copy_from_slice).collect();
+        for Found { key, value, .. } in found {
+            missing.remove(&key);
+            set.foreign(&key, Some(&value));
+        }
+        for key in missing {
+            set.foreign(&key, None);
+        }
+        Ok(())
+    }
+
+    fn seen(&self, event: &Event) {
+        let config = &self.shared.config;
+        if let Some((canary, _)) = &config.canary
+            && event.key() == canary
+        {
+            if matches!(event, Event::Delete { .. }) {
+                self.shared.set().canary_lost();
+            }
+            return;
+        }
+        let Some(key) = event.key().strip_prefix(&config.prefix[..]) else { return };
+        if config.enforce {
+            let found = match event {
+                Event::Put(kv) => Some(&kv.value),
+                Event::Delete { .. } => None,
+            };
+            // An event older than our latest write of the key is an echo of the past.
+            if event.mod_revision() > self.newest && self.shared.set().foreign(key, found) {
+                info!(key = %event.key().escape_ascii(), "reverting a change that someone else made");
+            }
+        }
+    }
+
+    async fn write(&mut self) -> Result<(), Error> {
+        let limits = self.client.limits();
+        let operations = if self.singly > 0 { 1 } else { limits.batch_operations };
+        let mut items = self.shared.set().take(operations, limits.batch_bytes);
+        self.singly = self.singly.saturating_sub(items.len());
+        let mut taken = Vec::new();
+        if let Err(error) = self.attach(&mut items, &mut taken).await {
+            taken.into_iter().for_each(|lease| self.leases.release(lease));
+            self.shared.set().failed(items);
+            return Err(error);
+        }
+        let batch = items.iter().map(|item| {
+            let key = self.shared.whole(&item.key);
+            match &item.value {
+                Some(value) => Write::Put { key, value: value.clone(), lease: item.lease },
+                None => Write::Delete { key },
+            }
+        });
+        match self.client.write_kept(batch.collect()).await {
+            Ok((revision, records)) => {
+                self.newest = self.newest.max(revision);
+                let puts = items.iter().filter(|item| item.value.is_some()).count();
+                let deletes = items.len() - puts;
+                let freed = self.shared.set().stored(items, records);
+                freed.into_iter().for_each(|lease| self.leases.release(lease));
+                self.shared.publish(|status| {
+                    status.written += puts as u64;
+                    status.deleted += deletes as u64;
+                    status.revision = revision;
+                });
+                Ok(())
+            }
+            Err(error) => {
+                taken.into_iter().for_each(|lease| self.leases.release(lease));
+                self.not_written(items, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Puts a failed batch back where it is due again.
+    fn not_written(&mut self, mut items: Vec<Item>, error: &Error) {
+        match error {
+            Error::Invalid(_) if items.len() > 1 => {
+                self.singly = items.len();
+                self.shared.set().failed(items);
+            }
+            Error::Invalid(_) => {
+                for item in items.drain(..) {
+                    self.shared.set().postpone(item);
+                }
+            }
+            Error::LeaseNotFound(_) => {
+                // The store does not say which, so all of the batch are taken for lost; that only costs writes.
+                let mut lost: Vec<LeaseId> = items.iter().map(|item| item.lease).collect();
+                lost.sort_unstable();
+                lost.dedup();
+                self.shared.set().failed(items);
+                lost.into_iter().for_each(|lease| self.lease_lost(lease));
+            }
+            Error::Compacted { .. }
+            | Error::FutureRevision { .. }
+            | Error::PermissionDenied
+            | Error::Unauthenticated(_)
+            | Error::NoSpace
+            | Error::ClusterChanged { .. }
+            | Error::NoHeader
+            | Error::Credentials(_)
+            | Error::Unavailable(_)
+            | Error::Transport(_) => self.shared.set().failed(items),
+        }
+    }
+
+    async fn sweep(&mut self) -> Result<(), Error> {
+        if !self.shared.config.remove_stale {
+            self.shared.set().swept();
+            return Ok(());
+        }
+        let stored = self.shared.list(self.client).await?;
+        self.shared.set().sweep(stored);
+        Ok(())
+    }
+
+    async fn canary(&mut self) -> Result<(), Error> {
+        if let Some((key, value)) = &self.shared.config.canary {
+            if self.canary_lease == LeaseId::NONE {
+                self.canary_lease = self.place().await?;
+            }
+            let put = Write::Put { key: key.clone(), value: value(), lease: self.canary_lease };
+            match self.client.write(vec![put]).await {
+                Ok(revision) => self.newest = self.newest.max(revision),
+                Err(error) => {
+                    if matches!(error, Error::LeaseNotFound(_)) {
+                        self.lease_lost(self.canary_lease);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        self.shared.set().canary_stored();
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// What the store holds under the prefix, in pages that it can make without trouble.
+    pub(super) async fn list(&self, client: &dyn Client) -> Result<Vec<Found>, Error> {
+        let prefix = &self.config.prefix;
+        let page_size = client.limits().page.unwrap_or(PAGE);
+        let mut range = KeyRange::prefix(prefix.clone());
+        let mut at = None;
+        let mut found = Vec::new();
+        loop {
+            let page = client.list(&range, page_size, at).await?;
+            at.get_or_insert(page.revision);
+            let last = page.kvs.last().map(|kv| kv.key.clone());
+            let relative = |kv: crate::KeyValue| Found {
+                key: kv.key.slice(prefix.len()..),
+                value: kv.value,
+                lease: kv.lease,
+            };
+            found.extend(page.kvs.into_iter().map(relative));
+            match last {
+                Some(key) if page.more => range = range.after(&key),
+                Some(_) | None => return Ok(found),
+            }
+        }
+    }
+}
