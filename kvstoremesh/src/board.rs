@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
-use mesh_types::ClusterName;
+use mesh_types::{ClusterName, Resource};
 use tokio::sync::watch;
+use tracing::info;
 
 use crate::config::RejectedFile;
 use crate::record::Record;
+use crate::resource::KINDS;
 
 /// Every remote cluster with its record; clones show the same.
 #[derive(Clone, Debug)]
@@ -31,6 +34,23 @@ impl Default for Board {
 }
 
 impl Board {
+    /// Obeys the withdrawals of `cluster` that are held back, of one kind or of all. Returns how many keys of which kinds that
+    /// were, or `None` if no such cluster is configured.
+    pub fn release(
+        &self,
+        cluster: &ClusterName,
+        only: Option<Resource>,
+    ) -> Option<BTreeMap<Resource, usize>> {
+        let sinks = self.read(|state| Some(Arc::clone(&state.remotes.get(cluster)?.sinks)))?;
+        let kinds = KINDS.into_iter().filter(|kind| only.is_none_or(|only| only == *kind));
+        let released = kinds.map(|kind| {
+            let keys = sinks.keep(kind, |keeper, writer| keeper.release(Instant::now(), writer));
+            info!(%cluster, %kind, keys, "withdrawals released by the user");
+            (kind, keys)
+        });
+        Some(released.filter(|(_, keys)| *keys > 0).collect())
+    }
+
     /// Everything, at this moment.
     pub(crate) fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&self.state.borrow())

@@ -12,6 +12,8 @@ use kvstore::EtcdConfigFile;
 use mesh_types::{ClusterName, Reason, Rejection};
 use sha2::{Digest as _, Sha256};
 
+use crate::lost_contact::{LOST_CONTACT_KEY, LostContact, OwnKeys};
+
 mod watch;
 
 pub use watch::DirectoryError;
@@ -39,11 +41,20 @@ pub(crate) struct FoundFile {
     pub(crate) content: Option<Vec<u8>>,
 }
 
+/// What a file says of a peer.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerFile {
+    /// How to reach its store.
+    pub(crate) etcd: EtcdConfigFile,
+    /// What becomes of its data without contact, if the file says so.
+    pub(crate) lost_contact: Option<LostContact>,
+}
+
 /// What is to be done about one cluster.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
     /// Connect to this cluster; if it is connected already, connect again with this.
-    Set(ClusterName, Arc<EtcdConfigFile>),
+    Set(ClusterName, Arc<PeerFile>),
     /// The configuration is gone.
     Remove(ClusterName),
 }
@@ -165,8 +176,8 @@ impl Directory {
             return Ok(None);
         }
         let parsed = parse(directory, content)?;
-        if !parsed.ignored.is_empty() {
-            let keys = parsed.ignored.join(", ");
+        if !parsed.etcd.ignored.is_empty() {
+            let keys = parsed.etcd.ignored.join(", ");
             tracing::info!(cluster = %name, keys, "keys of the peer's configuration that mean nothing here");
         }
         self.peers.insert(name.clone(), Known { hash, missing_since: None });
@@ -174,11 +185,17 @@ impl Directory {
     }
 }
 
-fn parse(directory: &Path, content: &[u8]) -> Result<EtcdConfigFile, Rejection> {
+fn parse(directory: &Path, content: &[u8]) -> Result<PeerFile, Rejection> {
     let refuse = |detail: String| Rejection::new(Reason::PeerConfigInvalid, detail);
     let text =
         std::str::from_utf8(content).map_err(|error| refuse(format!("expected UTF-8 text: {error}")))?;
-    EtcdConfigFile::parse(text, directory).map_err(|error| refuse(mesh_runtime::Chain(&error).to_string()))
+    let mut etcd = EtcdConfigFile::parse(text, directory)
+        .map_err(|error| refuse(mesh_runtime::Chain(&error).to_string()))?;
+    etcd.ignored.retain(|key| key != LOST_CONTACT_KEY);
+    let own: OwnKeys =
+        serde_yaml_ng::from_str(text).map_err(|error| refuse(format!("{LOST_CONTACT_KEY}: {error}")))?;
+    let lost_contact = own.lost_contact().map_err(|error| refuse(format!("{LOST_CONTACT_KEY}: {error}")))?;
+    Ok(PeerFile { etcd, lost_contact })
 }
 
 fn log_rejection(file: &str, rejection: &Rejection) {

@@ -4,7 +4,7 @@
 //! goes out: the same entries under `cilium/cache/…`, a cluster-config and canaries for each cluster.
 //!
 //! ```text
-//!   directory ──▶ config ──▶ slots ──▶ per cluster:  remote ──▶ intake ──▶ sinks ──▶ local store
+//!   directory ──▶ config ──▶ slots ──▶ per cluster:  remote ──▶ keeper ──▶ sinks ──▶ local store
 //!                 (what changed)       connection,  (what is    (writers,
 //!                                      validation    to write)   leases)
 //!                          board ◀── record ◀──┴──────────────────┘ ──▶ status, metrics, readiness
@@ -15,11 +15,15 @@
 //! after its configuration is gone. No cluster's trouble touches another cluster. Stopping deletes nothing.
 
 mod board;
+mod clock;
 mod config;
 mod error;
+mod forget;
 mod ids;
-mod intake;
+mod keeper;
+mod latency;
 mod liveness;
+mod lost_contact;
 mod mesh;
 mod metrics;
 mod record;
@@ -34,11 +38,13 @@ pub mod troubleshoot;
 
 pub use board::Board;
 pub use config::{DirectoryError, RejectedFile};
+pub use forget::{Forgotten, forget};
+pub use keeper::Shrink;
+pub use lost_contact::{LostContact, LostContactError};
 pub use mesh::Mesh;
 pub use remote::{Dial, EtcdDial};
-pub use resource::Mirrored;
 pub use settings::Settings;
 pub use status::{
-    CiliumRemote, ConfigStatus, RejectedFileStatus, RemoteStatus, RemovalStatus, ResourceStatus,
-    SkippedStatus, StatusPage, TroubleStatus,
+    CiliumRemote, ConfigStatus, LatencyStatus, RejectedFileStatus, RemoteStatus, RemovalStatus,
+    ResourceStatus, SkippedStatus, StatusPage, TroubleStatus, WithheldStatus,
 };

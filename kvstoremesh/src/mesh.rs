@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
+use kvstore::Client;
 use kvstore::sync::{SyncWriter, WriterConfig, WriterError};
-use kvstore::{Client, EtcdConfigFile};
 use mesh_runtime::{Backoff, Readiness, ReadyGuard, Restart, Spawner, Supervisor, Task};
 use mesh_types::{ClusterName, key};
 use tokio::sync::watch;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::board::Board;
-use crate::config::{self, Change, Directory};
+use crate::config::{self, Change, Directory, PeerFile};
 use crate::ids::Ids;
 use crate::record::Record;
 use crate::remote::{Dial, Remote};
@@ -59,7 +59,7 @@ struct Clusters {
 struct Running {
     write: Task,
     read: Task,
-    files: watch::Sender<Arc<EtcdConfigFile>>,
+    files: watch::Sender<Arc<PeerFile>>,
 }
 
 impl Mesh {
@@ -139,7 +139,7 @@ impl Mesh {
         }
     }
 
-    fn start_cluster(&self, spawner: &Spawner, name: &ClusterName, file: Arc<EtcdConfigFile>) -> Running {
+    fn start_cluster(&self, spawner: &Spawner, name: &ClusterName, file: Arc<PeerFile>) -> Running {
         let shared = &self.shared;
         let sinks = Arc::new(Sinks::new(name, &shared.settings));
         let record = Record::new(Arc::clone(&sinks));
@@ -157,6 +157,7 @@ impl Mesh {
             settings: Arc::clone(&shared.settings),
             dial: Arc::clone(&shared.dial),
             ids: Arc::clone(&shared.ids),
+            local: Arc::clone(&shared.local),
             sinks,
             board: shared.board.clone(),
             files: receiver,
@@ -195,7 +196,8 @@ impl Mesh {
                 state.removing.insert(name.clone(), stage);
             });
         };
-        remove(name, shared.settings.removal_grace, &shared.local, show).await;
+        let times = (shared.settings.removal_grace, shared.settings.lease_ttl);
+        remove(name, times, &shared.local, show).await;
         shared.ids.lock().unwrap_or_else(PoisonError::into_inner).release(name);
         let mut clusters = self.clusters();
         shared.board.change(|state| {
@@ -235,6 +237,10 @@ impl Mesh {
         let Some(sinks) = board.read(|state| Some(Arc::clone(&state.remotes.get(name)?.sinks))) else {
             return guard.ready();
         };
+        let complete = async {
+            board.wait_for(|state| state.remotes.get(name).is_none_or(Record::was_complete)).await;
+            sinks.wait_synced().await;
+        };
         let limit = self.shared.settings.per_cluster_ready_timeout;
         let unreachable = async {
             sleep(limit).await;
@@ -242,7 +248,7 @@ impl Mesh {
             board.wait_for(|state| state.remotes.get(name).is_none_or(|record| !record.was_connected)).await;
         };
         tokio::select! {
-            () = sinks.wait_synced() => {}
+            () = complete => {}
             () = unreachable => info!(cluster = %name, ?limit, "not waiting for the remote cluster to be ready"),
         }
         guard.ready();

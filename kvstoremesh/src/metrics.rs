@@ -5,9 +5,9 @@
 use std::fmt;
 use std::time::{Instant, UNIX_EPOCH};
 
-use mesh_types::{ClusterName, Reason};
+use mesh_types::{ClusterName, Reason, Resource};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 
 use crate::board::{Board, State};
 use crate::record::Record;
-use crate::resource::Mirrored;
+use crate::resource::{KINDS, scope};
 
 impl Board {
     /// Registers the series of all remote clusters under the registry's prefix (`cilium_kvstoremesh`).
@@ -111,7 +111,7 @@ fn per_kind(encoder: &mut DescriptorEncoder<'_>, state: &State) -> Result<(), fm
             ConstGauge::new(u64::from(done)).encode(series.encode_family(&labels)?)?;
         }
     }
-    type Value = fn(&Record, Mirrored) -> u64;
+    type Value = fn(&Record, Resource) -> u64;
     let gauges: [(&str, &str, Value); 2] = [
         ("kvstore_sync_queue_size", "Entries to write or delete in the local store", |record, kind| {
             record.sinks.status(kind).progress.pending as u64
@@ -147,11 +147,12 @@ fn per_kind(encoder: &mut DescriptorEncoder<'_>, state: &State) -> Result<(), fm
             ConstCounter::new(value(record, kind)).encode(series.encode_family(&labels)?)?;
         }
     }
+    safety(encoder, state)?;
     let help = "Entries of remote clusters that were not mirrored, by reason";
     let mut series = encoder.encode_descriptor("skipped_entries", help, None, MetricType::Counter)?;
     for (cluster, record) in &state.remotes {
         for ((kind, reason), count) in &record.skips {
-            let scope = kind.scope();
+            let scope = scope(*kind);
             let labels =
                 [("scope", scope.as_str()), ("source_cluster", cluster.as_str()), ("reason", reason.code())];
             ConstCounter::new(*count).encode(series.encode_family(&labels)?)?;
@@ -160,8 +161,84 @@ fn per_kind(encoder: &mut DescriptorEncoder<'_>, state: &State) -> Result<(), fm
     Ok(())
 }
 
-fn views(state: &State) -> impl Iterator<Item = (&ClusterName, &Record, Mirrored, String)> {
-    state.remotes.iter().flat_map(|(cluster, record)| {
-        Mirrored::ALL.into_iter().map(move |kind| (cluster, record, kind, kind.scope()))
-    })
+/// What is old, held back, or given up.
+fn safety(encoder: &mut DescriptorEncoder<'_>, state: &State) -> Result<(), fmt::Error> {
+    let now = Instant::now();
+    let age = |since: Instant| now.saturating_duration_since(since).as_secs_f64();
+    type Value<'a> = &'a dyn Fn(&Record, Resource) -> Option<f64>;
+    let last_event = |record: &Record, kind| record.views.get(&kind)?.last_event.map(age);
+    let as_of = |record: &Record, kind| record.as_of(kind).map(age);
+    let left_out = |record: &Record, kind| Some(record.sinks.keeper(kind, |keeper| keeper.left_out()) as f64);
+    let gauges: [(&str, &str, Value<'_>); 3] = [
+        ("remote_cluster_data_age_seconds", "What the peer wrote before that long ago is mirrored", &as_of),
+        (
+            "remote_cluster_last_event_age_seconds",
+            "Since the peer's store said anything of the kind",
+            &last_event,
+        ),
+        ("remote_cluster_left_out_entries", "Entries not mirrored because there are too many", &left_out),
+    ];
+    for (name, help, value) in gauges {
+        let mut series = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (cluster, record, kind, scope) in views(state) {
+            if let Some(value) = value(record, kind) {
+                let labels = [("scope", scope.as_str()), ("source_cluster", cluster.as_str())];
+                ConstGauge::new(value).encode(series.encode_family(&labels)?)?;
+            }
+        }
+    }
+    let help = "Entries that the peer withdrew and that are held back, by reason";
+    let mut series =
+        encoder.encode_descriptor("remote_cluster_withheld_entries", help, None, MetricType::Gauge)?;
+    for (cluster, record, kind, scope) in views(state) {
+        let held =
+            record.sinks.keeper(kind, |keeper| keeper.held().map(|held| (held.keys.len(), held.reason)));
+        let (keys, reason) = held.unwrap_or((0, Reason::WithdrawalAbrupt));
+        let labels =
+            [("scope", scope.as_str()), ("source_cluster", cluster.as_str()), ("reason", reason.code())];
+        ConstGauge::new(keys as u64).encode(series.encode_family(&labels)?)?;
+    }
+    let help = "Entries that were withdrawn for lack of contact, by reason";
+    let mut series =
+        encoder.encode_descriptor("remote_cluster_given_up_entries", help, None, MetricType::Gauge)?;
+    for (cluster, record, kind, scope) in views(state) {
+        if let Some(given_up) = record.sinks.keeper(kind, |keeper| keeper.given_up()) {
+            let labels = [
+                ("scope", scope.as_str()),
+                ("source_cluster", cluster.as_str()),
+                ("reason", given_up.reason.code()),
+            ];
+            ConstGauge::new(given_up.keys as u64).encode(series.encode_family(&labels)?)?;
+        }
+    }
+    let help = "How often data was withdrawn by --clustermesh-cache-ttl";
+    let mut series =
+        encoder.encode_descriptor("remote_cluster_cache_revocations", help, None, MetricType::Gauge)?;
+    for (cluster, record) in &state.remotes {
+        let revoked = record.given_up.get(&Reason::CacheTtlEnded).copied().unwrap_or_default();
+        let labels = [("target_cluster", cluster.as_str())];
+        ConstGauge::new(revoked).encode(series.encode_family(&labels)?)?;
+    }
+    let help = "From a change at the peer, by its clock, until it is seen here";
+    let name = "remote_cluster_change_visible_seconds";
+    let mut series = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+    for (cluster, record) in &state.remotes {
+        for (source, latency) in &record.latency {
+            let labels = [("target_cluster", cluster.as_str()), ("source", source.word())];
+            series.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
+                latency.sum_seconds(),
+                latency.count(),
+                &latency.buckets(),
+                None,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn views(state: &State) -> impl Iterator<Item = (&ClusterName, &Record, Resource, String)> {
+    state
+        .remotes
+        .iter()
+        .flat_map(|(cluster, record)| KINDS.into_iter().map(move |kind| (cluster, record, kind, scope(kind))))
 }

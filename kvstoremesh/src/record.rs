@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use mesh_types::{ClusterConfig, Reason, Rejection};
+use mesh_types::{ClusterConfig, Reason, Rejection, Resource};
 
-use crate::resource::Mirrored;
+use crate::clock::Clock;
+use crate::latency::{Latency, Source};
+use crate::lost_contact::LostContact;
+use crate::resource::KINDS;
 use crate::sinks::Sinks;
 
 /// Most entries whose refusal is remembered, per cluster; further ones are only counted.
@@ -25,7 +28,7 @@ pub(crate) struct Record {
     pub(crate) store_id: Option<u64>,
     /// The configuration that is in effect.
     pub(crate) config: Option<ClusterConfig>,
-    pub(crate) views: BTreeMap<Mirrored, View>,
+    pub(crate) views: BTreeMap<Resource, View>,
     pub(crate) last_heartbeat: Option<Instant>,
     /// Attempts that failed and connections that were lost.
     pub(crate) failures: u64,
@@ -34,9 +37,16 @@ pub(crate) struct Record {
     pub(crate) trouble: Option<Rejection>,
     /// How often each reason was in the way.
     pub(crate) troubles: BTreeMap<Reason, u64>,
-    pub(crate) skipped: BTreeMap<(Mirrored, Bytes), Rejection>,
+    pub(crate) skipped: BTreeMap<(Resource, Bytes), Rejection>,
     /// How many entries were refused for each reason, once per entry and reason.
-    pub(crate) skips: BTreeMap<(Mirrored, Reason), u64>,
+    pub(crate) skips: BTreeMap<(Resource, Reason), u64>,
+    /// What becomes of its data without contact.
+    pub(crate) policy: LostContact,
+    /// How often what was known was withdrawn because a time was over, by rule.
+    pub(crate) given_up: BTreeMap<Reason, u64>,
+    pub(crate) clock: Clock,
+    /// How long changes took to get here.
+    pub(crate) latency: BTreeMap<Source, Latency>,
 }
 
 /// How one kind of data of one cluster stands.
@@ -45,10 +55,14 @@ pub(crate) struct View {
     pub(crate) phase: Phase,
     /// A complete list arrived, once.
     pub(crate) complete: bool,
+    /// What an earlier life of this process had completed was taken over.
+    pub(crate) adopted: bool,
     /// Since when it may be older than the peer's; `None` while it follows.
     pub(crate) stale_since: Option<Instant>,
     /// When the peer's store last said anything of it.
     pub(crate) last_event: Option<Instant>,
+    /// The same when it last followed.
+    pub(crate) as_of: Option<Instant>,
 }
 
 /// What a view is waiting for.
@@ -61,6 +75,8 @@ pub(crate) enum Phase {
     Canary,
     /// The end of the list.
     Listing,
+    /// That the peer has less of it: it is far above the limit and is not read.
+    Flooded,
     /// Nothing: every change arrives as it happens.
     Following,
     /// Nothing: the peer does not have this kind.
@@ -83,7 +99,7 @@ impl Record {
             was_connected: false,
             store_id: None,
             config: None,
-            views: Mirrored::ALL.into_iter().map(|kind| (kind, View::default())).collect(),
+            views: KINDS.into_iter().map(|kind| (kind, View::default())).collect(),
             last_heartbeat: None,
             failures: 0,
             last_failure: None,
@@ -91,6 +107,10 @@ impl Record {
             troubles: BTreeMap::new(),
             skipped: BTreeMap::new(),
             skips: BTreeMap::new(),
+            policy: LostContact::Keep,
+            given_up: BTreeMap::new(),
+            clock: Clock::new(),
+            latency: BTreeMap::new(),
         }
     }
 
@@ -108,12 +128,6 @@ impl Record {
         self.last_failure = Some(clock);
         self.trouble(trouble);
         self.connected = false;
-    }
-
-    /// The connection is given up, or was not made; everything that was mirrored stays.
-    pub(crate) fn failed(&mut self, trouble: Rejection, now: Instant, clock: SystemTime) {
-        self.interrupted(trouble, clock);
-        self.disconnected(now);
     }
 
     /// The connection is closed.
@@ -138,16 +152,35 @@ impl Record {
         self.trouble = None;
     }
 
-    pub(crate) fn heartbeat(&mut self, now: Instant) {
+    /// The heartbeat changed, and is `late` by the peer's clock.
+    pub(crate) fn heartbeat(&mut self, now: Instant, late: Option<Duration>) {
         self.last_heartbeat = Some(now);
+        if let Some(late) = late {
+            self.latency.entry(Source::Heartbeat).or_default().note(late);
+        }
     }
 
-    pub(crate) fn view(&mut self, kind: Mirrored) -> &mut View {
+    /// Up to when what the peer wrote is known: the kind's or the heartbeat's last sign of life on a connection that stood.
+    pub(crate) fn as_of(&self, kind: Resource) -> Option<Instant> {
+        let view = self.views.get(&kind)?;
+        let heartbeat = |until: Option<Instant>| {
+            self.last_heartbeat.filter(|heard| until.is_none_or(|until| *heard <= until))
+        };
+        match view.phase {
+            Phase::Following | Phase::NotOffered => view.last_event.max(heartbeat(None)),
+            Phase::Unconnected | Phase::Canary | Phase::Listing | Phase::Flooded => {
+                view.stale_since?;
+                view.as_of.max(heartbeat(view.stale_since)).or(view.stale_since)
+            }
+        }
+    }
+
+    pub(crate) fn view(&mut self, kind: Resource) -> &mut View {
         self.views.entry(kind).or_default()
     }
 
     /// An entry is not mirrored. Returns whether that is news.
-    pub(crate) fn skip(&mut self, kind: Mirrored, key: Bytes, rejection: Rejection) -> bool {
+    pub(crate) fn skip(&mut self, kind: Resource, key: Bytes, rejection: Rejection) -> bool {
         let reason = rejection.reason;
         let key = (kind, key);
         let known = self.skipped.get(&key).is_some_and(|before| before.reason == reason);
@@ -161,10 +194,15 @@ impl Record {
     }
 
     /// An entry is good again, or gone.
-    pub(crate) fn unskip(&mut self, kind: Mirrored, key: &Bytes) {
+    pub(crate) fn unskip(&mut self, kind: Resource, key: &Bytes) {
         if !self.skipped.is_empty() {
             self.skipped.remove(&(kind, key.clone()));
         }
+    }
+
+    /// Every kind was complete once, in this process.
+    pub(crate) fn was_complete(&self) -> bool {
+        self.views.values().all(|view| view.complete)
     }
 
     /// Connected, accepted, and every kind follows and is stored.
@@ -180,8 +218,20 @@ impl View {
     pub(crate) fn wait(&mut self, phase: Phase, now: Instant) {
         if self.phase == Phase::Following {
             self.stale_since = Some(now);
+            self.as_of = self.last_event;
         }
         self.phase = phase;
+    }
+
+    /// It is as an earlier life of this process left it, and was not current `since`.
+    pub(crate) fn adopted(&mut self, since: Instant) {
+        self.adopted = true;
+        self.stale_since = Some(since);
+    }
+
+    /// Whether it is known as a whole, be it old.
+    pub(crate) const fn is_whole(&self) -> bool {
+        self.complete || self.adopted
     }
 
     /// It is complete and follows.
@@ -203,7 +253,6 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn record() -> Record {
         let settings = crate::Settings::new(mesh_types::LocalCluster::new("here", 1, 255).unwrap(), "/mesh");
@@ -213,17 +262,13 @@ mod tests {
     #[test]
     fn a_view_is_stale_from_the_moment_contact_is_lost_until_it_follows_again() {
         let (mut record, start) = (record(), Instant::now());
-        let kind = Mirrored::EndpointSlices;
+        let kind = Resource::EndpointSlices;
         record.disconnected(start);
         assert_eq!(record.view(kind).stale_since, None, "never synced is not stale");
         record.view(kind).follows(start);
         let lost = start + Duration::from_secs(1);
-        record.failed(Rejection::new(Reason::PeerUnreachable, "gone"), lost, SystemTime::UNIX_EPOCH);
-        record.failed(
-            Rejection::new(Reason::PeerUnreachable, "gone"),
-            lost + Duration::from_secs(9),
-            SystemTime::UNIX_EPOCH,
-        );
+        record.disconnected(lost);
+        record.disconnected(lost + Duration::from_secs(9));
         assert_eq!((record.view(kind).complete, record.view(kind).stale_since), (true, Some(lost)));
         record.view(kind).wait(Phase::Listing, lost + Duration::from_secs(10));
         assert_eq!(record.view(kind).stale_since, Some(lost));
@@ -250,16 +295,16 @@ mod tests {
         let mut record = record();
         let key = Bytes::from_static(b"a");
         let rejection = || Rejection::new(Reason::ValueTooLarge, "large");
-        assert!(record.skip(Mirrored::EndpointSlices, key.clone(), rejection()));
-        assert!(!record.skip(Mirrored::EndpointSlices, key.clone(), rejection()));
-        record.unskip(Mirrored::EndpointSlices, &key);
+        assert!(record.skip(Resource::EndpointSlices, key.clone(), rejection()));
+        assert!(!record.skip(Resource::EndpointSlices, key.clone(), rejection()));
+        record.unskip(Resource::EndpointSlices, &key);
         assert!(record.skipped.is_empty());
         for number in 0..2 * MAX_SKIPPED {
-            record.skip(Mirrored::EndpointSlices, Bytes::from(number.to_string()), rejection());
+            record.skip(Resource::EndpointSlices, Bytes::from(number.to_string()), rejection());
         }
         assert_eq!(record.skipped.len(), MAX_SKIPPED);
         assert_eq!(
-            record.skips[&(Mirrored::EndpointSlices, Reason::ValueTooLarge)],
+            record.skips[&(Resource::EndpointSlices, Reason::ValueTooLarge)],
             1 + 2 * MAX_SKIPPED as u64
         );
     }

@@ -14,9 +14,9 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use kvstore::sync::{Change, FollowError, Follower};
-use kvstore::{Client, Error, EtcdClient, EtcdConfig, EtcdConfigFile, KeyRange};
+use kvstore::{Client, Error, EtcdClient, EtcdConfig, KeyRange};
 use mesh_runtime::jitter;
-use mesh_types::{ClusterConfig, ClusterName, Form, Peer, Reason, Rejection, key};
+use mesh_types::{ClusterConfig, ClusterName, Form, Peer, Reason, Rejection, Resource, key};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -24,15 +24,21 @@ use tracing::{debug, info, warn};
 
 use crate::Settings;
 use crate::board::Board;
+use crate::config::PeerFile;
 use crate::error::{explain_first, explain_follow, explain_watch};
 use crate::ids::Ids;
+use crate::latency;
 use crate::liveness::Liveness;
 use crate::record::Record;
-use crate::resource::Mirrored;
+use crate::resource::{KINDS, is_offered};
 use crate::sinks::Sinks;
 
+mod adopt;
 mod announced;
 mod mirror;
+mod time;
+
+pub(crate) use time::contact;
 
 /// Limit for the first answer of a store.
 const CONNECT_LIMIT: Duration = Duration::from_secs(60);
@@ -64,31 +70,45 @@ pub(crate) struct Remote {
     pub(crate) settings: Arc<Settings>,
     pub(crate) dial: Arc<dyn Dial>,
     pub(crate) ids: Arc<Mutex<Ids>>,
+    /// The store of the local cluster.
+    pub(crate) local: Arc<dyn Client>,
     pub(crate) sinks: Arc<Sinks>,
     pub(crate) board: Board,
-    pub(crate) files: watch::Receiver<Arc<EtcdConfigFile>>,
+    pub(crate) files: watch::Receiver<Arc<PeerFile>>,
 }
 
 impl Remote {
     /// Connects and mirrors until `stop`, which deletes nothing.
-    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
+    pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), Infallible> {
+        if stop.run_until_cancelled(self.adopt()).await.is_none() {
+            return Ok(());
+        }
+        let time = self.clone();
+        tokio::select! {
+            ended = self.connect_again_and_again(stop) => ended,
+            never = time.keep_time() => match never {},
+        }
+    }
+
+    async fn connect_again_and_again(mut self, stop: CancellationToken) -> Result<(), Infallible> {
         let mut retry = self.settings.backoff.retry();
         loop {
             let file = Arc::clone(&self.files.borrow_and_update());
-            self.record(|record| record.endpoints.clone_from(&file.config.endpoints));
+            self.record(|record| record.endpoints.clone_from(&file.etcd.config.endpoints));
             let mut files = self.files.clone();
             let begun = Instant::now();
             let trouble = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = changed(&mut files) => {
                     info!(cluster = %self.name, "configuration changed, connecting again");
-                    self.record(|record| record.disconnected(Instant::now()));
+                    self.cut(Instant::now());
                     retry.reset();
                     continue;
                 }
-                trouble = self.session(&file.config) => trouble,
+                trouble = self.session(&file.etcd.config) => trouble,
             };
-            self.record(|record| record.failed(trouble.clone(), Instant::now(), SystemTime::now()));
+            self.record(|record| record.interrupted(trouble.clone(), SystemTime::now()));
+            self.cut(Instant::now());
             // One that is accepted and then refuses at once is no success.
             if begun.elapsed() >= self.settings.backoff.longest() {
                 retry.reset();
@@ -144,6 +164,7 @@ impl Remote {
     async fn watch_heartbeat(&self, client: &dyn Client) -> Rejection {
         let limit = self.settings.heartbeat_timeout;
         let mut liveness = Liveness::new(Instant::now(), limit);
+        let mut listed = false;
         let mut feed = Feed::new(client, key::HEARTBEAT.to_owned());
         loop {
             let batch = tokio::select! {
@@ -160,14 +181,18 @@ impl Remote {
             let now = Instant::now();
             for change in batch {
                 match change {
-                    Change::Put { mod_revision, .. } if liveness.beat(mod_revision, now) => {
-                        self.record(|record| record.heartbeat(now));
+                    Change::Put { mod_revision, value, .. } if liveness.beat(mod_revision, now) => {
+                        // What a list names may have been written long ago.
+                        let late = listed.then(|| latency::behind(&value, SystemTime::now())).flatten();
+                        self.record(|record| record.heartbeat(now, late));
                     }
                     Change::Lost { error } => {
+                        listed = false;
                         let trouble = explain_watch(&error);
                         self.record(|record| record.interrupted(trouble, SystemTime::now()));
                     }
                     Change::ListDone { .. } | Change::Resumed { .. } => {
+                        listed = true;
                         self.record(|record| {
                             if !record.connected {
                                 record.connected(None)
@@ -225,10 +250,11 @@ impl Remote {
         if held.is_some_and(|held| held != peer.id) {
             // Readers must not see entries of the old id under the new one.
             warn!(cluster = %self.name, ?held, id = %peer.id, "the remote cluster has another id, removing what it had under the old one");
-            self.sinks.drain().await;
+            self.sinks.drain(Instant::now()).await;
         }
         self.ids().reserve(&peer)?;
         self.sinks.announce(&config).await;
+        self.sinks.keep_all(|keeper, _| keeper.found());
         self.record(|record| record.accepted(config.clone()));
         info!(cluster = %self.name, id = %peer.id, "remote cluster accepted");
         Ok(config)
@@ -238,12 +264,12 @@ impl Remote {
     async fn mirror_all(&self, client: &dyn Client, config: &ClusterConfig) -> Rejection {
         let form = Form::of(config);
         let canaries = watch::Sender::default();
-        let offered = |kind: &Mirrored| kind.is_offered(&config.capabilities);
-        for kind in Mirrored::ALL.into_iter().filter(|kind| !offered(kind)) {
-            self.sinks.close(kind);
+        let offered = |kind: &Resource| is_offered(*kind, &config.capabilities);
+        for kind in KINDS.into_iter().filter(|kind| !offered(kind)) {
+            self.sinks.keep(kind, |keeper, writer| keeper.not_offered(Instant::now(), writer));
             self.record(|record| record.view(kind).not_offered());
         }
-        let mut kinds: FuturesUnordered<_> = Mirrored::ALL
+        let mut kinds: FuturesUnordered<_> = KINDS
             .into_iter()
             .filter(offered)
             .map(|kind| {
@@ -271,6 +297,12 @@ impl Remote {
             Some(trouble) = kinds.next() => trouble,
             trouble = read_canaries => trouble,
         }
+    }
+
+    /// The connection is gone; everything that was mirrored stays.
+    fn cut(&self, now: Instant) {
+        self.record(|record| record.disconnected(now));
+        self.sinks.keep_all(|keeper, _| keeper.disconnected(now));
     }
 
     fn refuse(&self, trouble: Rejection) {

@@ -6,11 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use kvstore::{Client, Error, KeyRange, Write};
 use mesh_runtime::Chain;
-use mesh_types::{ClusterName, Form, key};
+use mesh_types::{ClusterName, Form, MirrorWord, key, mirror_word_key};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::resource::Mirrored;
+use crate::resource::KINDS;
 
 /// Further attempts after one that failed; then what is left goes when its leases end.
 const RETRIES: u32 = 5;
@@ -20,6 +20,8 @@ const FIRST_RETRY: Duration = Duration::from_secs(2);
 /// What to do next in a removal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
+    /// Say that the cluster was removed and delete its cluster-config, then tell [`Removal::done`] or [`Removal::failed`].
+    Announce,
     /// Delete these keys, then tell [`Removal::done`] or [`Removal::failed`].
     Delete(Vec<KeyRange>),
     /// Wait, then tell [`Removal::done`].
@@ -63,14 +65,10 @@ impl Removal {
     pub(crate) fn step(&self) -> Step {
         let prefix = |prefix: String| KeyRange::prefix(Bytes::from(prefix));
         match self.stage {
-            Stage::Config => {
-                Step::Delete(vec![KeyRange::key(Bytes::from(key::cluster_config(&self.cluster)))])
-            }
+            Stage::Config => Step::Announce,
             Stage::Grace => Step::Wait(self.grace),
             Stage::Canaries => Step::Delete(vec![prefix(key::synced_prefix(&self.cluster))]),
-            Stage::Data(index) => {
-                Step::Delete(vec![prefix(Mirrored::ALL[index].prefix(Form::Cache, &self.cluster))])
-            }
+            Stage::Data(index) => Step::Delete(vec![prefix(KINDS[index].prefix(Form::Cache, &self.cluster))]),
             Stage::Retry => Step::Wait(FIRST_RETRY * 2_u32.pow(self.failures - 1)),
             Stage::Finished => Step::Finished,
             Stage::GaveUp => Step::GaveUp,
@@ -85,7 +83,7 @@ impl Removal {
             Stage::Config => Stage::Grace,
             Stage::Grace => Stage::Canaries,
             Stage::Canaries => Stage::Data(0),
-            Stage::Data(index) if index + 1 < Mirrored::ALL.len() => Stage::Data(index + 1),
+            Stage::Data(index) if index + 1 < KINDS.len() => Stage::Data(index + 1),
             Stage::Data(_) | Stage::Finished => Stage::Finished,
             Stage::Retry => Stage::Config,
             Stage::GaveUp => Stage::GaveUp,
@@ -96,6 +94,16 @@ impl Removal {
     pub(crate) fn failed(&mut self) {
         self.failures += 1;
         self.stage = if self.failures > RETRIES { Stage::GaveUp } else { Stage::Retry };
+    }
+
+    fn heard(&mut self, cluster: &ClusterName, result: Result<(), Error>) {
+        match result {
+            Ok(()) => self.done(),
+            Err(error) => {
+                warn!(%cluster, error = %Chain(&error), "removal of what was mirrored failed");
+                self.failed();
+            }
+        }
     }
 
     /// A word for `status`.
@@ -117,7 +125,7 @@ impl Removal {
 /// Dropping the future ends it where it is; the rest goes when its leases end.
 pub(crate) async fn remove(
     cluster: &ClusterName,
-    grace: Duration,
+    (grace, lease_ttl): (Duration, Duration),
     local: &Arc<dyn Client>,
     mut show: impl FnMut(&'static str),
 ) {
@@ -125,13 +133,8 @@ pub(crate) async fn remove(
     loop {
         show(removal.stage());
         match removal.step() {
-            Step::Delete(ranges) => match delete(local.as_ref(), ranges).await {
-                Ok(()) => removal.done(),
-                Err(error) => {
-                    warn!(%cluster, error = %Chain(&error), "removal of what was mirrored failed");
-                    removal.failed();
-                }
-            },
+            Step::Announce => removal.heard(cluster, announce(local.as_ref(), cluster, lease_ttl).await),
+            Step::Delete(ranges) => removal.heard(cluster, delete(local.as_ref(), ranges).await),
             Step::Wait(time) => {
                 sleep(time).await;
                 removal.done();
@@ -148,7 +151,22 @@ pub(crate) async fn remove(
     }
 }
 
-async fn delete(local: &dyn Client, ranges: Vec<KeyRange>) -> Result<(), Error> {
+/// Deletes the cluster-config, and says in the same write that it did not merely expire.
+pub(crate) async fn announce(
+    local: &dyn Client,
+    cluster: &ClusterName,
+    lease_ttl: Duration,
+) -> Result<(), Error> {
+    let lease = local.grant(lease_ttl).await?;
+    let word = MirrorWord { removed: true, ..MirrorWord::default() };
+    let batch = vec![
+        Write::Put { key: mirror_word_key(cluster).into(), value: word.encode().into(), lease },
+        Write::Delete { key: key::cluster_config(cluster).into() },
+    ];
+    local.write(batch).await.map(drop)
+}
+
+pub(crate) async fn delete(local: &dyn Client, ranges: Vec<KeyRange>) -> Result<(), Error> {
     let batch = ranges.into_iter().map(|range| match range {
         range if range.is_single() => Write::Delete { key: range.start().clone() },
         range => Write::DeleteRange { range },
@@ -166,6 +184,7 @@ mod tests {
 
     fn word(step: &Step) -> String {
         match step {
+            Step::Announce => "announce".to_owned(),
             Step::Delete(ranges) => ranges[0].start().escape_ascii().to_string(),
             Step::Wait(time) => format!("wait {}", time.as_secs()),
             Step::Finished => "finished".to_owned(),
@@ -182,7 +201,7 @@ mod tests {
             removal.done();
         }
         let expected = [
-            "cilium/cluster-config/west",
+            "announce",
             "wait 180",
             "cilium/synced/west/",
             "cilium/cache/endpointslices/v1/west/",
@@ -203,7 +222,7 @@ mod tests {
         removal.failed();
         assert_eq!(word(&removal.step()), "wait 2");
         removal.done();
-        assert_eq!(word(&removal.step()), "cilium/cluster-config/west");
+        assert_eq!(word(&removal.step()), "announce");
         removal.done();
         assert_eq!(word(&removal.step()), "cilium/synced/west/");
     }
@@ -216,7 +235,7 @@ mod tests {
             removal.failed();
             match removal.step() {
                 Step::Wait(time) => waits.push(time.as_secs()),
-                end @ (Step::Delete(_) | Step::Finished | Step::GaveUp) => {
+                end @ (Step::Announce | Step::Delete(_) | Step::Finished | Step::GaveUp) => {
                     break assert_eq!(end, Step::GaveUp);
                 }
             }

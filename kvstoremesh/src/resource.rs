@@ -1,76 +1,40 @@
 //! What is mirrored, and where it lies on both sides. Pure.
 
 use bytes::Bytes;
-use mesh_types::{Capabilities, ClusterName, Form, Reason, Rejection, Resource};
+use mesh_types::{Capabilities, Reason, Rejection, Resource};
 
-/// A kind of data that is mirrored. Values are copied as they are, whatever is in them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Mirrored {
-    /// One that this version can read.
-    Known(Resource),
-    /// EndpointSlices of Cilium 1.20 (protobuf, compressed), which are passed on to those who can.
-    EndpointSlices,
+/// Every kind, in the order in which a removal deletes them (that of Cilium's names for them).
+pub(crate) const KINDS: [Resource; 6] = [
+    Resource::EndpointSlices,
+    Resource::Ip,
+    Resource::Identities,
+    Resource::Nodes,
+    Resource::ServiceExports,
+    Resource::Services,
+];
+
+/// Label `scope` of Cilium's metrics, such as `nodes/v1`.
+pub(crate) fn scope(kind: Resource) -> String {
+    format!("{}/v1", kind.word())
 }
 
-impl Mirrored {
-    /// All of them, in the order in which a removal deletes them (that of Cilium's names for them).
-    pub const ALL: [Mirrored; 6] = [
-        Mirrored::EndpointSlices,
-        Mirrored::Known(Resource::Ip),
-        Mirrored::Known(Resource::Identities),
-        Mirrored::Known(Resource::Nodes),
-        Mirrored::Known(Resource::ServiceExports),
-        Mirrored::Known(Resource::Services),
-    ];
-
-    /// The word in keys, such as `nodes`.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Mirrored::Known(resource) => resource.word(),
-            Mirrored::EndpointSlices => "endpointslices",
-        }
+/// Whether a peer with these capabilities has this kind at all; if not, it counts as complete and empty.
+///
+/// An export mode that is not known here does not hide anything: consumers judge it for themselves.
+pub(crate) fn is_offered(kind: Resource, capabilities: &Capabilities) -> bool {
+    let mode = capabilities.endpoint_slices_export_mode.as_str();
+    match kind {
+        Resource::ServiceExports => capabilities.service_exports_enabled.is_some(),
+        Resource::Services => mode != "endpointslices-only",
+        Resource::EndpointSlices => !mode.is_empty(),
+        Resource::Nodes | Resource::Ip | Resource::Identities => true,
     }
+}
 
-    /// Label `scope` of Cilium's metrics, such as `nodes/v1`.
-    pub(crate) fn scope(self) -> String {
-        format!("{}/v1", self.word())
-    }
-
-    /// Where `cluster`'s entries lie, with the trailing slash.
-    pub fn prefix(self, form: Form, cluster: &ClusterName) -> String {
-        match (self, form) {
-            (Mirrored::Known(resource), form) => resource.prefix(form, cluster),
-            (Mirrored::EndpointSlices, Form::State) => format!("cilium/state/endpointslices/v1/{cluster}/"),
-            (Mirrored::EndpointSlices, Form::Cache) => format!("cilium/cache/endpointslices/v1/{cluster}/"),
-        }
-    }
-
-    /// What follows `cilium/synced/<cluster>/` in the key that says "everything has been written".
-    pub fn canary_name(self, form: Form) -> String {
-        match (self, form) {
-            (Mirrored::Known(resource), form) => resource.canary_name(form),
-            (Mirrored::EndpointSlices, Form::State) => "cilium/state/endpointslices/v1".to_owned(),
-            (Mirrored::EndpointSlices, Form::Cache) => "cilium/cache/endpointslices/v1".to_owned(),
-        }
-    }
-
-    /// The whole key that says so.
-    pub fn canary(self, form: Form, cluster: &ClusterName) -> String {
-        format!("{}{}", mesh_types::key::synced_prefix(cluster), self.canary_name(form))
-    }
-
-    /// Whether a peer with these capabilities has this kind at all; if not, it counts as complete and empty.
-    ///
-    /// An export mode that is not known here does not hide anything: consumers judge it for themselves.
-    pub(crate) fn is_offered(self, capabilities: &Capabilities) -> bool {
-        let mode = capabilities.endpoint_slices_export_mode.as_str();
-        match self {
-            Mirrored::Known(Resource::ServiceExports) => capabilities.service_exports_enabled.is_some(),
-            Mirrored::Known(Resource::Services) => mode != "endpointslices-only",
-            Mirrored::EndpointSlices | Mirrored::Known(Resource::EndpointSlices) => !mode.is_empty(),
-            Mirrored::Known(Resource::Nodes | Resource::Ip | Resource::Identities) => true,
-        }
-    }
+/// Whether the kind is of those that Cilium withdraws when `--clustermesh-cache-ttl` ends: what traffic is sent to, as
+/// opposed to what tells who sent it.
+pub(crate) const fn is_revocable(kind: Resource) -> bool {
+    matches!(kind, Resource::Services | Resource::ServiceExports | Resource::EndpointSlices)
 }
 
 /// Checks a peer's entry before it is written below that peer's cache prefix; `key` is relative to the prefix.
@@ -111,9 +75,9 @@ mod tests {
 
     #[test]
     fn what_a_peer_offers_follows_its_capabilities() {
-        let exports = Mirrored::Known(Resource::ServiceExports);
-        let services = Mirrored::Known(Resource::Services);
-        let slices = Mirrored::EndpointSlices;
+        let exports = Resource::ServiceExports;
+        let services = Resource::Services;
+        let slices = Resource::EndpointSlices;
         let cases = [
             ("an old peer", None, "", [false, true, false]),
             ("exports known but off", Some(false), "", [true, true, false]),
@@ -128,7 +92,7 @@ mod tests {
                 endpoint_slices_export_mode,
                 ..Capabilities::default()
             };
-            let offered = [exports, services, slices].map(|kind| kind.is_offered(&capabilities));
+            let offered = [exports, services, slices].map(|kind| is_offered(kind, &capabilities));
             assert_eq!(offered, expected, "{case}");
         }
     }

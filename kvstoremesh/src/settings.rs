@@ -1,8 +1,13 @@
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use mesh_runtime::Backoff;
-use mesh_types::LocalCluster;
+use mesh_types::{ClusterName, LocalCluster, Resource};
+
+use crate::keeper::{Patience, Rules, Shrink};
+use crate::lost_contact::LostContact;
+use crate::resource::is_revocable;
 
 /// What a [`crate::Mesh`] is told. Defaults are Cilium's unless they say otherwise.
 #[derive(Clone, Debug)]
@@ -21,6 +26,17 @@ pub struct Settings {
     pub backoff: Backoff,
     /// Larger values are not mirrored. The largest that an etcd of default settings takes is 1.5 MiB.
     pub max_value_bytes: usize,
+    /// More keys of one kind of one cluster are not mirrored. Cilium has no such limit; 5,000 nodes of 110 pods have as many
+    /// addresses.
+    pub max_keys_per_kind: usize,
+    /// Which withdrawals of a peer are held back. Cilium obeys all of them.
+    pub shrink: Shrink,
+    /// What becomes of the data of a cluster that is out of contact.
+    pub lost_contact: LostContact,
+    /// The same for some clusters; before what their files say.
+    pub lost_contact_of: BTreeMap<ClusterName, LostContact>,
+    /// How long after a connection was lost services, exports and endpoint slices are withdrawn; `None` is never.
+    pub cache_ttl: Option<Duration>,
     /// Readiness does not wait for a peer that could not be reached for so long.
     pub per_cluster_ready_timeout: Duration,
     /// Readiness waits for nothing longer than this.
@@ -40,9 +56,31 @@ impl Settings {
             heartbeat_timeout: Duration::from_secs(2 * 60),
             backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             max_value_bytes: 1024 * 1024,
+            max_keys_per_kind: 550_000,
+            shrink: Shrink::default(),
+            lost_contact: LostContact::Keep,
+            lost_contact_of: BTreeMap::new(),
+            cache_ttl: None,
             per_cluster_ready_timeout: Duration::from_secs(15),
             global_ready_timeout: Duration::from_secs(10 * 60),
             heartbeat: false,
+        }
+    }
+
+    pub(crate) fn rules(&self) -> Rules {
+        Rules { max_value_bytes: self.max_value_bytes, max_keys: self.max_keys_per_kind, shrink: self.shrink }
+    }
+
+    /// The policy for `cluster`, whose file says `in_file`.
+    pub(crate) fn lost_contact(&self, cluster: &ClusterName, in_file: Option<LostContact>) -> LostContact {
+        self.lost_contact_of.get(cluster).copied().or(in_file).unwrap_or(self.lost_contact)
+    }
+
+    /// How long the last state of `kind` outlives the contact with a cluster of this policy.
+    pub(crate) fn patience(&self, policy: LostContact, kind: Resource) -> Patience {
+        Patience {
+            drain_after: policy.drain_after(),
+            revoke_after: self.cache_ttl.filter(|_| is_revocable(kind)),
         }
     }
 }

@@ -1,18 +1,22 @@
 //! What the local store should hold of one remote cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
 use kvstore::Client;
 use kvstore::sync::{SyncWriter, WriterConfig, WriterError, WriterStatus};
-use mesh_types::{ClusterConfig, ClusterName, Form, key};
+use mesh_types::{ClusterConfig, ClusterName, Form, MIRROR_WORD, MirrorWord, Resource, key};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::Settings;
-use crate::resource::Mirrored;
+use crate::keeper::{Keeper, Target};
+use crate::resource::KINDS;
 
-/// One writer per kind, and one for the cluster-config.
+/// One writer per kind with what decides for it, one writer for the cluster-config, and one for what there is to say.
 ///
 /// They live as long as the cluster is configured: across connections, so that a list after an outage writes only the
 /// difference, and across failures of the task that reads, so that leases stay alive while the peer cannot be reached.
@@ -20,79 +24,170 @@ use crate::resource::Mirrored;
 pub(crate) struct Sinks {
     cluster: ClusterName,
     config: SyncWriter,
-    kinds: BTreeMap<Mirrored, SyncWriter>,
+    word: SyncWriter,
+    kinds: BTreeMap<Resource, Sink>,
+    stirred: Notify,
+}
+
+#[derive(Debug)]
+struct Sink {
+    writer: SyncWriter,
+    keeper: Mutex<Keeper>,
 }
 
 impl Sinks {
     pub(crate) fn new(cluster: &ClusterName, settings: &Settings) -> Self {
-        let writer = |kind: Mirrored| {
+        let sink = |kind: Resource| {
             let mut config = WriterConfig::new(Bytes::from(kind.prefix(Form::Cache, cluster)));
             config.canary = Some((Bytes::from(kind.canary(Form::Cache, cluster)), time_of_day));
             config.lease_ttl = Some(settings.lease_ttl);
-            (kind, SyncWriter::new(config))
+            (
+                kind,
+                Sink { writer: SyncWriter::new(config), keeper: Mutex::new(Keeper::new(settings.rules())) },
+            )
         };
         let mut config = WriterConfig::new(Bytes::from_static(key::CLUSTER_CONFIG_PREFIX.as_bytes()));
         config.lease_ttl = Some(settings.lease_ttl);
         // Every cluster's configuration lies under this prefix.
         config.remove_stale = false;
         config.enforce = true;
+        // Nobody else's keys begin so; what an earlier life said is swept away at the first word.
+        let mut word = WriterConfig::new(Bytes::from(key::synced_prefix(cluster) + MIRROR_WORD));
+        word.lease_ttl = Some(settings.lease_ttl);
         Self {
             cluster: cluster.clone(),
             config: SyncWriter::new(config),
-            kinds: Mirrored::ALL.into_iter().map(writer).collect(),
+            word: SyncWriter::new(word),
+            kinds: KINDS.into_iter().map(sink).collect(),
+            stirred: Notify::new(),
         }
     }
 
-    /// The writer of one kind; its keys are relative to the kind's cache prefix.
-    pub(crate) fn writer(&self, kind: Mirrored) -> &SyncWriter {
-        &self.kinds[&kind]
+    /// Shows the keeper of a kind what has happened, and where it may carry out what follows.
+    pub(crate) fn keep<T>(&self, kind: Resource, act: impl FnOnce(&mut Keeper, &SyncWriter) -> T) -> T {
+        let sink = &self.kinds[&kind];
+        let mut keeper = sink.lock();
+        let before = keeper.outline();
+        let result = act(&mut keeper, &sink.writer);
+        if keeper.outline() != before {
+            self.stirred.notify_one();
+        }
+        result
+    }
+
+    /// The same for all kinds.
+    pub(crate) fn keep_all(&self, mut act: impl FnMut(&mut Keeper, &SyncWriter)) {
+        KINDS.into_iter().for_each(|kind| self.keep(kind, &mut act));
+    }
+
+    /// Looks at the keeper of a kind.
+    pub(crate) fn keeper<T>(&self, kind: Resource, look: impl FnOnce(&Keeper) -> T) -> T {
+        look(&self.kinds[&kind].lock())
+    }
+
+    /// Something that readers may have to hear of has changed.
+    pub(crate) fn stir(&self) {
+        self.stirred.notify_one();
+    }
+
+    /// Returns when something about a keeper changed that is worth a look.
+    pub(crate) async fn stirred(&self) {
+        self.stirred.notified().await;
     }
 
     /// Writes until `stop`, which leaves everything as it is.
     pub(crate) async fn run(&self, local: &dyn Client, stop: &CancellationToken) -> Result<(), WriterError> {
-        let all = self.kinds.values().chain([&self.config]);
+        let all = self.kinds.values().map(|sink| &sink.writer).chain([&self.config, &self.word]);
         try_join_all(all.map(|writer| writer.run(local, stop))).await.map(drop)
     }
 
     /// Announces the cluster to the readers of the local store; returns when that is written.
     pub(crate) async fn announce(&self, config: &ClusterConfig) {
-        self.config
-            .upsert(Bytes::copy_from_slice(self.cluster.as_str().as_bytes()), config.mirrored().encode());
+        self.announce_as(config.mirrored().encode().into());
         self.config.flushed().await;
     }
 
-    /// Empties one kind, for good as far as is known, and says so.
-    pub(crate) fn close(&self, kind: Mirrored) {
-        let writer = self.writer(kind);
-        writer.retain(|_| false);
-        writer.synced();
+    /// The same with a value that is there already.
+    pub(crate) fn announce_as(&self, config: Bytes) {
+        self.config.upsert(Bytes::copy_from_slice(self.cluster.as_str().as_bytes()), config);
+    }
+
+    /// Tells the readers of the local store what is unusual about the cluster.
+    pub(crate) fn say(&self, word: &MirrorWord) {
+        if word.is_empty() {
+            self.word.delete(b"");
+        } else {
+            self.word.upsert(Bytes::new(), word.encode());
+        }
+        self.word.synced();
     }
 
     /// Deletes everything that was mirrored; returns when that is written.
-    pub(crate) async fn drain(&self) {
-        for writer in self.kinds.values() {
-            writer.retain(|_| false);
-        }
-        join_all(self.kinds.values().map(SyncWriter::flushed)).await;
+    pub(crate) async fn drain(&self, now: Instant) {
+        self.keep_all(|keeper, writer| {
+            keeper.clear(now, writer);
+        });
+        join_all(self.kinds.values().map(|sink| sink.writer.flushed())).await;
     }
 
     /// Returns when every kind has been complete in the local store once.
     pub(crate) async fn wait_synced(&self) {
-        join_all(self.kinds.values().map(SyncWriter::wait_synced)).await;
+        join_all(self.kinds.values().map(|sink| sink.writer.wait_synced())).await;
     }
 
-    pub(crate) fn is_synced(&self, kind: Mirrored) -> bool {
-        self.writer(kind).status().progress.synced
+    pub(crate) fn is_synced(&self, kind: Resource) -> bool {
+        self.status(kind).progress.synced
     }
 
-    pub(crate) fn status(&self, kind: Mirrored) -> WriterStatus {
-        self.writer(kind).status()
+    pub(crate) fn status(&self, kind: Resource) -> WriterStatus {
+        self.kinds[&kind].writer.status()
     }
 
     /// How the writer of the cluster-config is doing.
     pub(crate) fn config_status(&self) -> WriterStatus {
         self.config.status()
     }
+}
+
+impl Sink {
+    fn lock(&self) -> MutexGuard<'_, Keeper> {
+        // A keeper that panicked half-way has told its writer nothing that a list does not put right.
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Target for SyncWriter {
+    fn wanted(&self) -> usize {
+        self.status().progress.wanted
+    }
+
+    fn extend(&self, wishes: Vec<(Bytes, Option<Bytes>)>) {
+        SyncWriter::extend(self, wishes);
+    }
+
+    fn omitted(&self, named: &BTreeSet<Bytes>) -> BTreeSet<Bytes> {
+        wanted_where(self, |key| !named.contains(key))
+    }
+
+    fn wanted_of(&self, keys: &BTreeSet<Bytes>) -> BTreeSet<Bytes> {
+        wanted_where(self, |key| keys.contains(key))
+    }
+
+    fn synced(&self) {
+        SyncWriter::synced(self);
+    }
+}
+
+/// The wanted keys of a writer that `is_it` picks.
+fn wanted_where(writer: &SyncWriter, is_it: impl Fn(&[u8]) -> bool) -> BTreeSet<Bytes> {
+    let mut found = BTreeSet::new();
+    writer.retain(|key| {
+        if is_it(key) {
+            found.insert(Bytes::copy_from_slice(key));
+        }
+        true
+    });
+    found
 }
 
 /// RFC 3339 with seconds, as Cilium writes canaries. Nobody reads it.

@@ -10,18 +10,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kvstore::EtcdConfigFile;
 use mesh_types::ClusterName;
 
-use crate::config::Change;
+use crate::config::{Change, PeerFile};
 
 /// What is to be done.
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
     /// Start the task of this cluster.
-    Start(ClusterName, Arc<EtcdConfigFile>),
+    Start(ClusterName, Arc<PeerFile>),
     /// Give its running task this configuration.
-    Update(ClusterName, Arc<EtcdConfigFile>),
+    Update(ClusterName, Arc<PeerFile>),
     /// Stop its task, then remove what it wrote, then tell [`Slots::removed`].
     Remove(ClusterName),
 }
@@ -37,7 +36,7 @@ pub(crate) struct Slots {
 #[derive(Debug)]
 enum Slot {
     Running,
-    Removing { then: Option<Arc<EtcdConfigFile>> },
+    Removing { then: Option<Arc<PeerFile>> },
 }
 
 impl Slots {
@@ -81,6 +80,7 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kvstore::EtcdConfigFile;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
     use std::path::Path;
@@ -91,14 +91,15 @@ mod tests {
 
     fn set(port: u16) -> Change {
         let text = format!("endpoints: ['http://west:{port}']\n");
-        Change::Set(west(), Arc::new(EtcdConfigFile::parse(&text, Path::new("")).unwrap()))
+        let etcd = EtcdConfigFile::parse(&text, Path::new("")).unwrap();
+        Change::Set(west(), Arc::new(PeerFile { etcd, lost_contact: None }))
     }
 
     fn word(action: Option<Action>) -> String {
         match action {
             None => "nothing".to_owned(),
-            Some(Action::Start(_, file)) => format!("start {}", file.config.endpoints[0]),
-            Some(Action::Update(_, file)) => format!("update {}", file.config.endpoints[0]),
+            Some(Action::Start(_, file)) => format!("start {}", file.etcd.config.endpoints[0]),
+            Some(Action::Update(_, file)) => format!("update {}", file.etcd.config.endpoints[0]),
             Some(Action::Remove(_)) => "remove".to_owned(),
         }
     }

@@ -6,12 +6,14 @@ use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime};
 
 use jiff::Timestamp;
-use mesh_types::{ClusterConfig, ClusterName, LocalCluster, Reason, Rejection, Resource};
+use mesh_types::{ClusterConfig, ClusterName, LocalCluster, PeerContact, Reason, Rejection, Resource};
 use serde::{Deserialize, Serialize};
 
 use crate::board::{Board, State};
+use crate::latency::{Latency, Source};
 use crate::record::{Phase, Record};
-use crate::resource::Mirrored;
+use crate::remote::contact;
+use crate::resource::{KINDS, is_offered};
 
 /// The page `/status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -69,6 +71,12 @@ pub struct RemoteStatus {
     pub config: Option<ConfigStatus>,
     /// By the word in keys: `nodes`, `ip`, `identities`, `services`, `serviceexports`, `endpointslices`.
     pub resources: BTreeMap<String, ResourceStatus>,
+    /// What becomes of its data without contact: `keep`, or `drain-after:` and a time.
+    #[serde(default)]
+    pub lost_contact: String,
+    /// How long changes took from the peer's clock to here, by what tells the peer's time: `heartbeat`.
+    #[serde(default)]
+    pub latency: BTreeMap<String, LatencyStatus>,
     /// Since its heartbeat changed.
     pub heartbeat_age_seconds: Option<f64>,
     /// Attempts that failed and connections that were lost.
@@ -126,6 +134,52 @@ pub struct ResourceStatus {
     pub stale_seconds: Option<f64>,
     /// Since the peer's store last said anything of it.
     pub last_event_seconds: Option<f64>,
+    /// How the peer's word stands: `current`, `not-listed`, `unreachable` or `not-exported`.
+    #[serde(default)]
+    pub contact: String,
+    /// What the peer wrote before that long ago is here: its age is at most this. Absent before the first list.
+    #[serde(default)]
+    pub age_bound_seconds: Option<f64>,
+    /// Withdrawals of the peer that are not obeyed yet.
+    #[serde(default)]
+    pub withheld: Option<WithheldStatus>,
+    /// What was withdrawn though the peer did not say so.
+    #[serde(default)]
+    pub given_up: Option<WithheldStatus>,
+    /// Entries that are left out because there are too many.
+    #[serde(default)]
+    pub left_out: usize,
+}
+
+/// Entries that are held back, or withdrawn, by a rule.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WithheldStatus {
+    /// How many.
+    pub keys: usize,
+    /// Stable code.
+    pub reason: String,
+    /// Since the first of them.
+    pub since_seconds: Option<f64>,
+    /// Until the first of them goes, while the peer is in contact.
+    #[serde(default)]
+    pub goes_in_seconds: Option<f64>,
+}
+
+/// How long changes took to get here.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LatencyStatus {
+    /// How many were measured.
+    pub count: u64,
+    /// The bound below which half of them were.
+    pub p50_seconds: f64,
+    /// The bound below which 99 of 100 were.
+    pub p99_seconds: f64,
+    /// The longest.
+    pub max_seconds: f64,
+    /// The latest.
+    pub last_seconds: f64,
 }
 
 /// An entry that is not mirrored.
@@ -248,7 +302,7 @@ fn remote(name: &ClusterName, record: &Record, now: Instant) -> RemoteStatus {
             detail,
         }
     });
-    let kinds = Mirrored::ALL.into_iter();
+    let kinds = KINDS.into_iter();
     let write_error = kinds
         .clone()
         .map(|kind| record.sinks.status(kind))
@@ -262,6 +316,8 @@ fn remote(name: &ClusterName, record: &Record, now: Instant) -> RemoteStatus {
         store_cluster_id: record.store_id.map(|id| format!("{id:016x}")),
         config: record.config.as_ref().map(config),
         resources: kinds.map(|kind| (kind.word().to_owned(), resource(record, kind, now))).collect(),
+        lost_contact: record.policy.to_string(),
+        latency: latencies(record),
         heartbeat_age_seconds: age(record.last_heartbeat, now),
         failures: record.failures,
         last_failure: record.last_failure.map(rfc3339),
@@ -271,10 +327,10 @@ fn remote(name: &ClusterName, record: &Record, now: Instant) -> RemoteStatus {
     }
 }
 
-fn resource(record: &Record, kind: Mirrored, now: Instant) -> ResourceStatus {
+fn resource(record: &Record, kind: Resource, now: Instant) -> ResourceStatus {
     let view = &record.views[&kind];
     let progress = record.sinks.status(kind).progress;
-    let not_current = if view.complete { "stale" } else { "never-synced" };
+    let not_current = if view.is_whole() { "stale" } else { "never-synced" };
     let (state, waiting_for) = match view.phase {
         Phase::NotOffered => ("not-offered", None),
         Phase::Following if progress.synced => ("synced", None),
@@ -282,8 +338,31 @@ fn resource(record: &Record, kind: Mirrored, now: Instant) -> ResourceStatus {
         Phase::Unconnected => (not_current, Some("connection")),
         Phase::Canary => (not_current, Some("canary")),
         Phase::Listing => (not_current, Some("list")),
+        Phase::Flooded => (not_current, Some("fewer-keys")),
     };
+    let (withheld, given_up, left_out) = record.sinks.keeper(kind, |keeper| {
+        let held = keeper.held().map(|held| WithheldStatus {
+            keys: held.keys.len(),
+            reason: held.reason.code().to_owned(),
+            since_seconds: age(held.since(), now),
+            goes_in_seconds: keeper
+                .held_until()
+                .map(|until| until.saturating_duration_since(now).as_secs_f64()),
+        });
+        let given_up = keeper.given_up().map(|given_up| WithheldStatus {
+            keys: given_up.keys,
+            reason: given_up.reason.code().to_owned(),
+            since_seconds: age(Some(given_up.at), now),
+            goes_in_seconds: None,
+        });
+        (held, given_up, keeper.left_out())
+    });
     ResourceStatus {
+        contact: word_of(contact(view.phase)).to_owned(),
+        age_bound_seconds: age(record.as_of(kind), now),
+        withheld,
+        given_up,
+        left_out,
         state: state.to_owned(),
         waiting_for: waiting_for.map(str::to_owned),
         entries: progress.wanted,
@@ -291,6 +370,20 @@ fn resource(record: &Record, kind: Mirrored, now: Instant) -> ResourceStatus {
         stale_seconds: age(view.stale_since, now),
         last_event_seconds: age(view.last_event, now),
     }
+}
+
+const fn word_of(contact: PeerContact) -> &'static str {
+    match contact {
+        PeerContact::Current => "current",
+        PeerContact::NotListed => "not-listed",
+        PeerContact::Unreachable => "unreachable",
+        PeerContact::NotExported => "not-exported",
+    }
+}
+
+fn latencies(record: &Record) -> BTreeMap<String, LatencyStatus> {
+    let measured = |(source, latency): (&Source, &Latency)| (source.word().to_owned(), latency.status());
+    record.latency.iter().filter(|(_, latency)| latency.count() > 0).map(measured).collect()
 }
 
 fn config(config: &ClusterConfig) -> ConfigStatus {
@@ -306,14 +399,14 @@ fn config(config: &ClusterConfig) -> ConfigStatus {
 }
 
 fn cilium(name: &ClusterName, record: &Record) -> CiliumRemote {
-    let is_synced = |kind: Mirrored| record.views[&kind].phase.is_current() && record.sinks.is_synced(kind);
-    let known = |resource: Resource| is_synced(Mirrored::Known(resource));
-    let optional = |kind: Mirrored| {
-        let offered = record.config.as_ref().is_some_and(|config| kind.is_offered(&config.capabilities));
+    let is_synced = |kind: Resource| record.views[&kind].phase.is_current() && record.sinks.is_synced(kind);
+    let known = |resource: Resource| is_synced(resource);
+    let optional = |kind: Resource| {
+        let offered = record.config.as_ref().is_some_and(|config| is_offered(kind, &config.capabilities));
         offered.then(|| is_synced(kind))
     };
-    let entries = |kind: Mirrored| record.sinks.status(kind).progress.wanted;
-    let exports = Mirrored::Known(Resource::ServiceExports);
+    let entries = |kind: Resource| record.sinks.status(kind).progress.wanted;
+    let exports = Resource::ServiceExports;
     CiliumRemote {
         name: name.to_string(),
         ready: record.is_ready(),
@@ -326,14 +419,14 @@ fn cilium(name: &ClusterName, record: &Record) -> CiliumRemote {
             identities: known(Resource::Identities),
             services: known(Resource::Services),
             service_exports: optional(exports),
-            endpoint_slices: optional(Mirrored::EndpointSlices),
+            endpoint_slices: optional(Resource::EndpointSlices),
         },
-        num_nodes: entries(Mirrored::Known(Resource::Nodes)),
-        num_endpoints: entries(Mirrored::Known(Resource::Ip)),
-        num_identities: entries(Mirrored::Known(Resource::Identities)),
-        num_shared_services: entries(Mirrored::Known(Resource::Services)),
+        num_nodes: entries(Resource::Nodes),
+        num_endpoints: entries(Resource::Ip),
+        num_identities: entries(Resource::Identities),
+        num_shared_services: entries(Resource::Services),
         num_service_exports: entries(exports),
-        num_endpoint_slices: entries(Mirrored::EndpointSlices),
+        num_endpoint_slices: entries(Resource::EndpointSlices),
         num_failures: record.failures,
         // Go's zero time stands for "never".
         last_failure: record.last_failure.map_or_else(|| "0001-01-01T00:00:00.000Z".to_owned(), rfc3339),

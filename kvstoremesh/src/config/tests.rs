@@ -18,7 +18,7 @@ fn found(files: &[(&str, &str)]) -> Vec<FoundFile> {
 
 fn words(changes: &[Change]) -> Vec<String> {
     let word = |change: &Change| match change {
-        Change::Set(name, file) => format!("{name}={}", file.config.endpoints.join(",")),
+        Change::Set(name, file) => format!("{name}={}", file.etcd.config.endpoints.join(",")),
         Change::Remove(name) => format!("-{name}"),
     };
     changes.iter().map(word).collect()
@@ -123,7 +123,7 @@ proptest! {
         let mut apply = |changes: Vec<Change>| {
             for change in changes {
                 match change {
-                    Change::Set(name, file) => drop(peers.insert(name.to_string(), file.config.endpoints.clone())),
+                    Change::Set(name, file) => drop(peers.insert(name.to_string(), file.etcd.config.endpoints.clone())),
                     Change::Remove(name) => assert!(peers.remove(name.as_str()).is_some(), "removed what was not there"),
                 }
             }

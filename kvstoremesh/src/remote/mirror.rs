@@ -1,23 +1,40 @@
 //! One kind of data of one peer, for the length of a connection.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kvstore::sync::Change;
 use kvstore::{Client, Revision};
-use mesh_types::{Form, Reason, Rejection};
+use mesh_types::{Form, Reason, Rejection, Resource};
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use super::{Feed, Remote, changed};
 use crate::error::explain;
-use crate::intake::{Intake, Signal, Taken};
+use crate::keeper::Signal;
 use crate::record::Phase;
-use crate::resource::Mirrored;
 
 /// Canaries of a peer by name, each with the revision of its last write. One that was seen stays.
 pub(super) type Canaries = BTreeMap<Bytes, Revision>;
+
+/// A kind of which the peer has far too much is looked at again after this.
+const FLOOD_PAUSE: Duration = Duration::from_secs(600);
+/// Lists for the sake of entries that were left out are not closer than this.
+const RELIST_PAUSE: Duration = Duration::from_secs(30);
+/// Entries of one batch that are refused are named up to this many in the log.
+const TOLD_AT_ONCE: usize = 10;
+
+/// Why a kind is not followed any more.
+enum End {
+    /// The connection is no use.
+    Trouble(Rejection),
+    /// It should be listed again.
+    Again,
+    /// There is far too much of it.
+    Flooded,
+}
 
 pub(super) fn note_canaries(canaries: &watch::Sender<Canaries>, batch: Vec<Change>) {
     canaries.send_if_modified(|seen| {
@@ -36,7 +53,7 @@ impl Remote {
     pub(super) async fn mirror(
         &self,
         client: &dyn Client,
-        kind: Mirrored,
+        kind: Resource,
         form: Form,
         canaries: Option<watch::Receiver<Canaries>>,
     ) -> Rejection {
@@ -48,46 +65,77 @@ impl Remote {
                 changed(&mut canaries).await;
             }
         }
-        self.wait(kind, Phase::Listing);
-        let mut feed = Feed::new(client, kind.prefix(form, &self.name));
-        let mut intake = Intake::new(self.settings.max_value_bytes);
         loop {
-            let batch = match feed.next().await {
-                Ok(batch) => batch,
-                Err(trouble) => return trouble,
-            };
-            let signal = self.carry_out(kind, intake.take(batch));
-            match signal {
-                None | Some(Signal::Lost) => {}
-                Some(Signal::Resumed) => {
-                    self.record(|record| record.view(kind).follows(Instant::now()));
-                }
-                Some(Signal::Listed { revision, again }) => {
-                    if again
-                        && has_canaries
-                        && let Err(trouble) = self.check_canary(client, kind, form, revision).await
-                    {
-                        return trouble;
-                    }
-                    self.complete(kind, &mut intake);
+            self.wait(kind, Phase::Listing);
+            let end = self.follow(client, kind, form, has_canaries).await;
+            match end {
+                End::Trouble(trouble) => return trouble,
+                End::Again => {}
+                End::Flooded => {
+                    let what = format!(
+                        "{} of {} has many times more keys than --max-keys-per-kind; it is not read, what is known stays",
+                        kind.word(),
+                        self.name
+                    );
+                    self.refuse(Rejection::new(Reason::TooManyKeys, what));
+                    self.wait(kind, Phase::Flooded);
+                    self.sinks.keep(kind, |keeper, _| keeper.lost(Instant::now()));
+                    sleep(FLOOD_PAUSE).await;
                 }
             }
         }
     }
 
-    /// Gives the writer what was taken in and notes what was refused.
-    fn carry_out(&self, kind: Mirrored, taken: Taken) -> Option<Signal> {
+    /// Lists and watches one kind until its end.
+    async fn follow(&self, client: &dyn Client, kind: Resource, form: Form, has_canaries: bool) -> End {
+        let mut feed = Feed::new(client, kind.prefix(form, &self.name));
+        self.sinks.keep(kind, |keeper, _| keeper.connect());
+        let listed_at = Instant::now();
+        loop {
+            let batch = match feed.next().await {
+                Ok(batch) => batch,
+                Err(trouble) => return End::Trouble(trouble),
+            };
+            let (signal, has_room) = self.carry_out(kind, batch);
+            match signal {
+                None | Some(Signal::Lost) => {}
+                Some(Signal::Flooded) => return End::Flooded,
+                Some(Signal::Outdated) => return End::Again,
+                Some(Signal::Resumed) => {
+                    self.record(|record| record.view(kind).follows(Instant::now()));
+                }
+                Some(Signal::Listed { revision }) => {
+                    if has_canaries
+                        && let Err(trouble) = self.check_canary(client, kind, form, revision).await
+                    {
+                        return End::Trouble(trouble);
+                    }
+                    self.complete(kind);
+                }
+            }
+            if has_room && listed_at.elapsed() >= RELIST_PAUSE {
+                return End::Again;
+            }
+        }
+    }
+
+    /// Shows the keeper what came and notes what was refused; returns what became of the view, and whether to list again.
+    fn carry_out(&self, kind: Resource, batch: Vec<Change>) -> (Option<Signal>, bool) {
         let now = Instant::now();
+        let (taken, has_room) = self.sinks.keep(kind, |keeper, writer| {
+            let taken = keeper.take(batch, now, writer);
+            (taken, keeper.has_room(writer))
+        });
         let mut news = Vec::new();
         self.record(|record| {
             match taken.signal {
                 Some(Signal::Lost) => record.view(kind).wait(Phase::Unconnected, now),
-                None | Some(Signal::Listed { .. } | Signal::Resumed) => {
-                    record.view(kind).last_event = Some(now)
+                None | Some(Signal::Listed { .. } | Signal::Resumed | Signal::Outdated | Signal::Flooded) => {
+                    record.view(kind).last_event = Some(now);
                 }
             }
             if !record.skipped.is_empty() {
-                taken.wishes.iter().for_each(|(key, _)| record.unskip(kind, key));
+                taken.settled.iter().for_each(|key| record.unskip(kind, key));
             }
             for (key, rejection) in taken.skipped {
                 if record.skip(kind, key.clone(), rejection.clone()) {
@@ -95,41 +143,48 @@ impl Remote {
                 }
             }
         });
-        for (key, Rejection { reason, detail }) in news {
+        let untold = news.len().saturating_sub(TOLD_AT_ONCE);
+        for (key, Rejection { reason, detail }) in news.into_iter().take(TOLD_AT_ONCE) {
             warn!(cluster = %self.name, resource = kind.word(), key = %key.escape_ascii(), %reason, detail, "entry not mirrored");
         }
-        self.sinks.writer(kind).extend(taken.wishes);
-        taken.signal
+        if untold > 0 {
+            warn!(cluster = %self.name, resource = kind.word(), entries = untold, "more entries not mirrored");
+        }
+        (taken.signal, has_room)
     }
 
-    /// The list is complete: what it did not name goes, and the local canary may be written.
-    fn complete(&self, kind: Mirrored, intake: &mut Intake) {
-        let named = intake.complete();
-        let writer = self.sinks.writer(kind);
-        writer.retain(|key| named.contains(key));
-        writer.synced();
-        self.record(|record| {
-            record.skipped.retain(|(of, key), _| *of != kind || named.contains(key));
-            record.view(kind).follows(Instant::now());
+    /// The list is complete: what it did not name goes or is held back, and the local canary may be written.
+    fn complete(&self, kind: Resource) {
+        let now = Instant::now();
+        let (keys, held) = self.sinks.keep(kind, |keeper, writer| {
+            let keys = keeper.complete(now, writer);
+            (keys, keeper.held().map(|held| held.keys.len()))
         });
-        info!(cluster = %self.name, resource = kind.word(), keys = named.len(), "list complete");
+        self.record(|record| record.view(kind).follows(now));
+        info!(cluster = %self.name, resource = kind.word(), keys, "list complete");
+        if let Some(held) = held {
+            warn!(
+                cluster = %self.name, resource = kind.word(), held,
+                "the peer withdrew more than is usual; holding it back for a while, release it by isthmus kvstoremesh release"
+            );
+        }
     }
 
     /// Whether the peer's data was complete at `listed`.
     ///
-    /// A store that lists again in the same connection may have been replaced by an empty one that calls itself the
-    /// same. Its list proves nothing before the canary is back.
+    /// That the canary was seen before does not say so: the store may have been replaced meanwhile by an empty one that calls
+    /// itself the same. Its list proves nothing before the canary is back.
     async fn check_canary(
         &self,
         client: &dyn Client,
-        kind: Mirrored,
+        kind: Resource,
         form: Form,
         listed: Revision,
     ) -> Result<(), Rejection> {
         let key = kind.canary(form, &self.name);
         let found = client.get(key.as_bytes()).await.map_err(|error| explain(&error))?;
-        if found.is_some_and(|found| found.mod_revision <= listed) {
-            debug!(cluster = %self.name, resource = kind.word(), "listed again");
+        if found.is_some_and(|found| found.create_revision <= listed) {
+            debug!(cluster = %self.name, resource = kind.word(), %listed, "the list can be trusted");
             return Ok(());
         }
         let what =
@@ -137,7 +192,8 @@ impl Remote {
         Err(Rejection::new(Reason::StoreReplaced, what))
     }
 
-    fn wait(&self, kind: Mirrored, phase: Phase) {
+    fn wait(&self, kind: Resource, phase: Phase) {
         self.record(|record| record.view(kind).wait(phase, Instant::now()));
+        self.sinks.stir();
     }
 }

@@ -164,6 +164,7 @@ fn dates(der: &CertificateDer<'_>, whose: &str, now: SystemTime) -> Option<Step>
 }
 
 /// What a certificate says, on one line.
+#[expect(clippy::wildcard_enum_match_arm, reason = "of the dozens of extensions these are the ones to show")]
 pub(super) fn facts(der: &CertificateDer<'_>) -> String {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else {
         return "a certificate that cannot be decoded".to_owned();
@@ -195,6 +196,7 @@ pub(super) fn facts(der: &CertificateDer<'_>) -> String {
 }
 
 /// The names and addresses that a certificate is for.
+#[expect(clippy::wildcard_enum_match_arm, reason = "names of other kinds do not name a server")]
 fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
     let alternative = certificate.subject_alternative_name().ok().flatten();
     let names = alternative.iter().flat_map(|extension| &extension.value.general_names);

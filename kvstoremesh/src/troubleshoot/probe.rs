@@ -264,6 +264,7 @@ fn refusal(error: &std::io::Error, name: &str) -> Step {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "all other alerts are told alike")]
 fn alerted(alert: AlertDescription) -> Step {
     match alert {
         AlertDescription::CertificateExpired => Step::failed(

@@ -51,6 +51,10 @@ pub(super) async fn ask(
 }
 
 /// What came of the first request.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a request has no other reasons that a user could tell apart"
+)]
 fn refused(rejection: &Rejection) -> Step {
     let Rejection { reason, detail } = rejection;
     match reason {

@@ -1,0 +1,513 @@
+//! What the local store is to hold of one kind of one cluster, and which withdrawals are obeyed. Pure.
+//!
+//! ```text
+//!  local store ──adopt──▶ ┌────────┐ ──wishes──▶ target (the writer)
+//!  peer: batches ──take──▶│ keeper │
+//!    its list ──complete─▶│        │──▶ skipped entries, held withdrawals, next deadline
+//!    contact, clock, user ▶└────────┘
+//! ```
+//!
+//! Four things look alike and are kept apart: the peer deleted a key; its list is not complete; it cannot be reached; it
+//! does not have the kind any more. Only the first and the last withdraw, and not before [`Shrink`] has had its say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use kvstore::Revision;
+use kvstore::sync::Change;
+use mesh_types::{Reason, Rejection};
+
+use crate::resource::check_entry;
+
+mod shrink;
+
+pub use shrink::Shrink;
+use shrink::Sizes;
+
+/// Above so many times the limit of keys a list is not read to its end: to remember what is left out costs memory too.
+const FLOOD: usize = 4;
+
+/// What a [`Keeper`] holds entries to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Rules {
+    /// Larger values are not mirrored.
+    pub(crate) max_value_bytes: usize,
+    /// More keys are not mirrored.
+    pub(crate) max_keys: usize,
+    /// Which withdrawals are held back.
+    pub(crate) shrink: Shrink,
+}
+
+/// When the last state of a cluster that is out of contact is given up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Patience {
+    /// So long after the peer's word was last current; `None` is never.
+    pub(crate) drain_after: Option<Duration>,
+    /// So long after the connection was lost, unless a new one found the cluster's configuration; `None` is never.
+    pub(crate) revoke_after: Option<Duration>,
+}
+
+/// What the local store is to hold, and carries out what it is told.
+pub(crate) trait Target {
+    /// How many keys are wanted.
+    fn wanted(&self) -> usize;
+    /// To write (`Some`) or delete (`None`), in order.
+    fn extend(&self, wishes: Vec<(Bytes, Option<Bytes>)>);
+    /// The wanted keys that `named` lacks.
+    fn omitted(&self, named: &BTreeSet<Bytes>) -> BTreeSet<Bytes>;
+    /// Those of `keys` that are wanted.
+    fn wanted_of(&self, keys: &BTreeSet<Bytes>) -> BTreeSet<Bytes>;
+    /// The set is complete: leftovers may go, and the canary may be written.
+    fn synced(&self);
+}
+
+/// The keys of one kind, for as long as its cluster is configured. Keys are relative to the kind's prefix.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Keeper {
+    rules: Rules,
+    /// What was named since contact was gained or lost; `None` while a watch tells of each change.
+    named: Option<BTreeSet<Bytes>>,
+    contact: Contact,
+    /// Keys that are left out because there are too many.
+    over: BTreeSet<Bytes>,
+    sizes: Sizes,
+    held: Option<Held>,
+    given_up: Option<GivenUp>,
+    /// Since the connection was lost, while no new one has found the cluster's configuration.
+    out_since: Option<Instant>,
+}
+
+/// How the peer's word stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Contact {
+    /// Nothing was complete yet, in this process or, as the local store shows, before.
+    Never,
+    /// What is known is what the peer says.
+    Current,
+    /// It was, until then.
+    Stale(Instant),
+}
+
+/// Withdrawals that are not obeyed yet.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Held {
+    /// How many keys there were before.
+    pub(crate) before: usize,
+    /// Why.
+    pub(crate) reason: Reason,
+    /// Each with the time since when: what follows later has its own time.
+    pub(crate) keys: BTreeMap<Bytes, Instant>,
+}
+
+/// What was known has been withdrawn though the peer did not say so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct GivenUp {
+    /// When.
+    pub(crate) at: Instant,
+    /// By which rule.
+    pub(crate) reason: Reason,
+    /// How many keys.
+    pub(crate) keys: usize,
+}
+
+/// What came of a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    /// Entries that are not mirrored; an earlier value of them stays.
+    pub(crate) skipped: Vec<(Bytes, Rejection)>,
+    /// Entries that are mirrored or gone.
+    pub(crate) settled: Vec<Bytes>,
+    /// What the batch says of the view as a whole.
+    pub(crate) signal: Option<Signal>,
+}
+
+/// What becomes of a view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// The list is complete. If its store said so of itself then, call [`Keeper::complete`].
+    Listed {
+        /// As of when.
+        revision: Revision,
+    },
+    /// Contact is lost.
+    Lost,
+    /// Contact is back and nothing was missed.
+    Resumed,
+    /// Contact is back, but what is known was given up meanwhile: only a new list brings it back.
+    Outdated,
+    /// There are far more keys than may be; the list is not worth reading to its end.
+    Flooded,
+}
+
+impl Held {
+    /// Since when the first of them.
+    pub(crate) fn since(&self) -> Option<Instant> {
+        self.keys.values().min().copied()
+    }
+}
+
+impl Keeper {
+    /// Knows nothing.
+    pub(crate) fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            named: None,
+            contact: Contact::Never,
+            over: BTreeSet::new(),
+            sizes: Sizes::default(),
+            held: None,
+            given_up: None,
+            out_since: None,
+        }
+    }
+
+    /// Takes over what an earlier life has left in the local store. `complete`: with its canary; it was `since` that the
+    /// peer's word was not current, as far as is known.
+    ///
+    /// From here on a restart is like a loss of contact: what is there stays, and is what a list is compared with.
+    pub(crate) fn adopt(
+        &mut self,
+        found: Vec<(Bytes, Bytes)>,
+        complete: bool,
+        since: Instant,
+        target: &impl Target,
+    ) {
+        if self.contact != Contact::Never || target.wanted() > 0 {
+            return;
+        }
+        target.extend(found.into_iter().map(|(key, value)| (key, Some(value))).collect());
+        self.note_size(since, target);
+        if complete {
+            self.contact = Contact::Stale(since);
+            target.synced();
+        }
+    }
+
+    /// A connection begins, where a list comes first.
+    pub(crate) fn connect(&mut self) {
+        self.named = Some(BTreeSet::new());
+        self.over.clear();
+    }
+
+    /// The connection's peer has said what it is; what became of it is still to be heard.
+    pub(crate) fn found(&mut self) {
+        self.out_since = None;
+    }
+
+    /// The peer's word is not current any more.
+    pub(crate) fn lost(&mut self, now: Instant) {
+        if self.contact == Contact::Current {
+            self.contact = Contact::Stale(now);
+        }
+    }
+
+    /// The connection is gone.
+    pub(crate) fn disconnected(&mut self, now: Instant) {
+        self.lost(now);
+        self.named = None;
+        if self.contact != Contact::Never {
+            self.out_since.get_or_insert(now);
+        }
+    }
+
+    /// Takes a batch as a follower gives it.
+    pub(crate) fn take(&mut self, batch: Vec<Change>, now: Instant, target: &impl Target) -> Taken {
+        let mut taken = Taken::default();
+        let mut wishes = Vec::with_capacity(batch.len());
+        let mut gone = BTreeSet::new();
+        // Deletions at the end of a list are a conclusion, which is drawn in `complete` if the list can be trusted.
+        let ends_list = matches!(batch.last(), Some(Change::ListDone { .. }));
+        let room = self.rules.max_keys.saturating_sub(self.peer_size(target));
+        let mut added = 0;
+        for change in batch {
+            match change {
+                Change::Put { key, value, mod_revision, create_revision } => {
+                    gone.remove(&key);
+                    let fits = match &mut self.named {
+                        Some(named) => {
+                            named.insert(key.clone());
+                            named.len() <= self.rules.max_keys
+                        }
+                        None => {
+                            let is_new = create_revision == mod_revision || self.over.contains(&key);
+                            added += usize::from(is_new);
+                            !is_new || added <= room
+                        }
+                    };
+                    match self.check(&key, &value, fits) {
+                        Ok(()) => {
+                            self.settle(&key);
+                            taken.settled.push(key.clone());
+                            wishes.push((key, Some(value)));
+                        }
+                        Err(rejection) => taken.skipped.push((key, rejection)),
+                    }
+                }
+                Change::Delete { .. } if ends_list => {}
+                Change::Delete { key } => {
+                    if let Some(named) = &mut self.named {
+                        named.remove(&key);
+                    }
+                    self.over.remove(&key);
+                    taken.settled.push(key.clone());
+                    gone.insert(key);
+                }
+                Change::ListDone { revision, .. } => {
+                    taken.signal = Some(Signal::Listed { revision });
+                }
+                Change::Lost { .. } => {
+                    self.named = Some(BTreeSet::new());
+                    self.lost(now);
+                    taken.signal = Some(Signal::Lost);
+                }
+                Change::Resumed { .. } => {
+                    self.named = None;
+                    taken.signal = Some(match self.given_up {
+                        None => {
+                            self.is_current();
+                            Signal::Resumed
+                        }
+                        Some(_) => Signal::Outdated,
+                    });
+                }
+            }
+        }
+        target.extend(wishes);
+        if !gone.is_empty() {
+            self.withdraw(gone, Reason::WithdrawalAbrupt, now, target);
+        }
+        self.note_size(now, target);
+        if self.named.as_ref().is_some_and(|named| named.len() > self.rules.max_keys.saturating_mul(FLOOD)) {
+            taken.signal = Some(Signal::Flooded);
+        }
+        taken
+    }
+
+    /// The list was complete and can be trusted: exactly what it named exists. Returns how many keys that are.
+    pub(crate) fn complete(&mut self, now: Instant, target: &impl Target) -> usize {
+        let named = self.named.take().unwrap_or_default();
+        self.over.retain(|key| named.contains(key));
+        self.conclude(&named, Reason::WithdrawalAbrupt, now, target);
+        named.len()
+    }
+
+    /// The peer does not have this kind (any more): it is empty, as the peer says itself.
+    pub(crate) fn not_offered(&mut self, now: Instant, target: &impl Target) {
+        self.named = None;
+        self.over.clear();
+        self.conclude(&BTreeSet::new(), Reason::CapabilityAbsent, now, target);
+    }
+
+    /// What is held back goes now, as the user says. Returns how many keys.
+    pub(crate) fn release(&mut self, now: Instant, target: &impl Target) -> usize {
+        let Some(held) = self.held.take() else { return 0 };
+        let keys = held.keys.len();
+        target.extend(held.keys.into_keys().map(|key| (key, None)).collect());
+        self.sizes.reset(now, target.wanted());
+        keys
+    }
+
+    /// Everything goes, because it may not be seen beside what comes.
+    pub(crate) fn clear(&mut self, now: Instant, target: &impl Target) -> usize {
+        let all = target.omitted(&BTreeSet::new());
+        let keys = all.len();
+        target.extend(all.into_iter().map(|key| (key, None)).collect());
+        self.held = None;
+        self.over.clear();
+        self.sizes.reset(now, 0);
+        keys
+    }
+
+    /// When [`Self::on_deadline`] has something to do.
+    pub(crate) fn next_deadline(&self, patience: Patience, target: &impl Target) -> Option<Instant> {
+        let released = self.held_until().filter(|_| self.contact == Contact::Current);
+        let given_up = self.give_up_at(patience, target).map(|(at, _)| at);
+        released.into_iter().chain(given_up).min()
+    }
+
+    /// Does what time has brought; returns how many keys it withdrew, and by which rule. Call it until it is `None`.
+    pub(crate) fn on_deadline(
+        &mut self,
+        now: Instant,
+        patience: Patience,
+        target: &impl Target,
+    ) -> Option<(Reason, usize)> {
+        if self.contact == Contact::Current
+            && let Some(until) = self.held_until().filter(|until| *until <= now)
+        {
+            return self.release_held_until(until, now, target);
+        }
+        let (_, reason) = self.give_up_at(patience, target).filter(|(at, _)| *at <= now)?;
+        // What a list under way has named already is as the peer says.
+        let gone = target.omitted(self.named.as_ref().unwrap_or(&BTreeSet::new()));
+        let keys = gone.len();
+        target.extend(gone.into_iter().map(|key| (key, None)).collect());
+        self.held = None;
+        self.sizes.reset(now, target.wanted());
+        let before = self.given_up.map_or(0, |given_up| given_up.keys);
+        self.given_up = Some(GivenUp { at: now, reason, keys: before + keys });
+        Some((reason, keys))
+    }
+
+    fn release_held_until(
+        &mut self,
+        until: Instant,
+        now: Instant,
+        target: &impl Target,
+    ) -> Option<(Reason, usize)> {
+        let held = self.held.as_mut()?;
+        let reason = held.reason;
+        let due: Vec<_> =
+            held.keys.extract_if(.., |_, since| *since + self.rules.shrink.hold <= until).collect();
+        let keys = due.len();
+        target.extend(due.into_iter().map(|(key, _)| (key, None)).collect());
+        self.held.take_if(|held| held.keys.is_empty());
+        self.sizes.reset(now, self.peer_size(target));
+        Some((reason, keys))
+    }
+
+    /// What others may have to act on when it changes.
+    pub(crate) fn outline(&self) -> (Option<Instant>, usize, Option<GivenUp>, bool) {
+        let held = self.held.as_ref().map_or(0, |held| held.keys.len());
+        (self.stale_since().or(self.out_since), held, self.given_up, self.contact == Contact::Current)
+    }
+
+    /// What is held back.
+    pub(crate) fn held(&self) -> Option<&Held> {
+        self.held.as_ref()
+    }
+
+    /// When the first of what is held back goes, if the peer stays in contact.
+    pub(crate) fn held_until(&self) -> Option<Instant> {
+        let first = self.held.as_ref()?.since()?;
+        Some(first + self.rules.shrink.hold)
+    }
+
+    /// What was given up, until the peer is heard again.
+    pub(crate) fn given_up(&self) -> Option<GivenUp> {
+        self.given_up
+    }
+
+    /// Since when the peer's word is not current; `None` if it is or never was.
+    pub(crate) fn stale_since(&self) -> Option<Instant> {
+        match self.contact {
+            Contact::Stale(since) => Some(since),
+            Contact::Never | Contact::Current => None,
+        }
+    }
+
+    /// How many keys are left out because there are too many.
+    pub(crate) fn left_out(&self) -> usize {
+        self.over.len()
+    }
+
+    /// Whether keys were left out for which there is room by now: a new list would bring them.
+    pub(crate) fn has_room(&self, target: &impl Target) -> bool {
+        // A tenth, so that it is not listed again for each key that goes.
+        !self.over.is_empty() && self.peer_size(target) < self.rules.max_keys - self.rules.max_keys / 10
+    }
+
+    fn give_up_at(&self, patience: Patience, target: &impl Target) -> Option<(Instant, Reason)> {
+        let Contact::Stale(since) = self.contact else { return None };
+        let listing = self.named.is_some() && self.given_up.is_some();
+        if listing || target.wanted() == 0 {
+            return None;
+        }
+        let drained = patience.drain_after.map(|after| (since + after, Reason::ContactLostDrained));
+        let revoked = patience.revoke_after.zip(self.out_since);
+        let revoked = revoked.map(|(after, since)| (since + after, Reason::CacheTtlEnded));
+        drained.into_iter().chain(revoked).min_by_key(|(at, _)| *at)
+    }
+
+    fn is_current(&mut self) {
+        self.contact = Contact::Current;
+        self.given_up = None;
+        self.out_since = None;
+    }
+
+    fn check(&mut self, key: &Bytes, value: &Bytes, fits: bool) -> Result<(), Rejection> {
+        check_entry(key, value, self.rules.max_value_bytes)?;
+        if fits {
+            return Ok(());
+        }
+        self.over.insert(key.clone());
+        let what = format!(
+            "the peer has more than {} keys of this kind; raise --max-keys-per-kind if that is right",
+            self.rules.max_keys
+        );
+        Err(Rejection::new(Reason::TooManyKeys, what))
+    }
+
+    /// The key exists.
+    fn settle(&mut self, key: &Bytes) {
+        self.over.remove(key);
+        if let Some(held) = &mut self.held {
+            held.keys.remove(key);
+            if held.keys.is_empty() {
+                self.held = None;
+            }
+        }
+    }
+
+    /// How many keys the peer has, as far as they are mirrored.
+    fn peer_size(&self, target: &impl Target) -> usize {
+        target.wanted().saturating_sub(self.held.as_ref().map_or(0, |held| held.keys.len()))
+    }
+
+    fn note_size(&mut self, now: Instant, target: &impl Target) {
+        let size = self.peer_size(target);
+        self.sizes.note(now, size, self.rules.shrink.window);
+    }
+
+    /// The peer's word is that there are these keys and no others.
+    fn conclude(&mut self, named: &BTreeSet<Bytes>, reason: Reason, now: Instant, target: &impl Target) {
+        let omitted = target.omitted(named);
+        self.is_current();
+        if let Some(held) = &mut self.held {
+            // Named or not, this list has the last word on what earlier ones omitted.
+            held.keys.retain(|key, _| omitted.contains(key));
+            held.reason = reason;
+        }
+        let fresh = match &self.held {
+            Some(held) => omitted.into_iter().filter(|key| !held.keys.contains_key(key)).collect(),
+            None => omitted,
+        };
+        self.held.take_if(|held| held.keys.is_empty());
+        let before = self.held.as_ref().map(|held| held.before);
+        let left = self.peer_size(target).saturating_sub(fresh.len());
+        if before.is_some_and(|before| !self.rules.shrink.is_abrupt(before, left)) {
+            // The collapse was none: what is missing now is missing for good.
+            self.release(now, target);
+        }
+        self.withdraw(fresh, reason, now, target);
+        self.note_size(now, target);
+        target.synced();
+    }
+
+    /// The peer does not have these keys: they go, or are held back.
+    fn withdraw(&mut self, gone: BTreeSet<Bytes>, reason: Reason, now: Instant, target: &impl Target) {
+        if let Some(held) = &mut self.held {
+            for key in target.wanted_of(&gone) {
+                held.keys.entry(key).or_insert(now);
+            }
+            return;
+        }
+        let (before, known) = (self.sizes.largest(now, self.rules.shrink.window), target.wanted());
+        let is_abrupt = |gone: usize| self.rules.shrink.is_abrupt(before, known.saturating_sub(gone));
+        if is_abrupt(gone.len()) {
+            let wanted = target.wanted_of(&gone);
+            if is_abrupt(wanted.len()) && !wanted.is_empty() {
+                let keys = wanted.into_iter().map(|key| (key, now)).collect();
+                self.held = Some(Held { before, reason, keys });
+                return;
+            }
+        }
+        target.extend(gone.into_iter().map(|key| (key, None)).collect());
+    }
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;

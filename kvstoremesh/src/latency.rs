@@ -1,0 +1,124 @@
+//! How long a change took from the peer to here, by the peer's own clock. Pure.
+//!
+//! Clocks of two clusters differ, so what is measured includes that difference; below zero counts as zero.
+
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+
+use crate::status::LatencyStatus;
+
+/// Upper bounds of the buckets, in seconds.
+pub(crate) const BUCKETS: [f64; 16] =
+    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
+
+/// What tells the peer's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Source {
+    /// The value of its heartbeat, in whole seconds: up to a second too long.
+    Heartbeat,
+}
+
+impl Source {
+    /// The label in metrics and status.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Heartbeat => "heartbeat",
+        }
+    }
+}
+
+/// A histogram.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Latency {
+    /// The last is for everything above the bounds.
+    counts: [u64; BUCKETS.len() + 1],
+    sum: Duration,
+    max: Duration,
+    last: Duration,
+}
+
+impl Latency {
+    pub(crate) fn note(&mut self, latency: Duration) {
+        let seconds = latency.as_secs_f64();
+        let bucket = BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(BUCKETS.len());
+        self.counts[bucket] += 1;
+        self.sum += latency;
+        (self.max, self.last) = (self.max.max(latency), latency);
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    pub(crate) fn sum_seconds(&self) -> f64 {
+        self.sum.as_secs_f64()
+    }
+
+    /// Bounds with the counts of what lies between them; the last bound is infinite.
+    pub(crate) fn buckets(&self) -> Vec<(f64, u64)> {
+        BUCKETS.into_iter().chain([f64::MAX]).zip(self.counts).collect()
+    }
+
+    pub(crate) fn status(&self) -> LatencyStatus {
+        LatencyStatus {
+            count: self.count(),
+            p50_seconds: self.quantile(0.5),
+            p99_seconds: self.quantile(0.99),
+            max_seconds: self.max.as_secs_f64(),
+            last_seconds: self.last.as_secs_f64(),
+        }
+    }
+
+    /// The bound below which that share lies.
+    fn quantile(&self, share: f64) -> f64 {
+        let wanted = (self.count() as f64 * share).ceil();
+        let mut below = 0;
+        for (bound, count) in self.buckets() {
+            below += count;
+            if below as f64 >= wanted {
+                return bound.min(self.max.as_secs_f64());
+            }
+        }
+        self.max.as_secs_f64()
+    }
+}
+
+/// How long ago a value was written that is an RFC 3339 time; `None` if it is none.
+pub(crate) fn behind(value: &[u8], now: SystemTime) -> Option<Duration> {
+    let written: Timestamp = std::str::from_utf8(value).ok()?.trim().parse().ok()?;
+    Some(now.duration_since(SystemTime::from(written)).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_bounds_of_buckets() {
+        let mut latency = Latency::default();
+        for _ in 0..99 {
+            latency.note(Duration::from_millis(2));
+        }
+        latency.note(Duration::from_secs(7));
+        let status = latency.status();
+        assert_eq!((status.count, status.p50_seconds, status.p99_seconds), (100, 0.0025, 0.0025));
+        assert_eq!((status.max_seconds, status.last_seconds), (7.0, 7.0));
+        latency.note(Duration::from_secs(1000));
+        assert_eq!(latency.buckets().last().unwrap().1, 1, "above every bound");
+    }
+
+    #[test]
+    fn the_time_of_a_heartbeat_is_read_in_any_zone_and_clocks_ahead_count_as_zero() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_770_113_475);
+        for (value, expected) in [
+            (&b"2026-02-03T10:11:12Z"[..], Some(3)),
+            (b"2026-02-03T11:11:12+01:00", Some(3)),
+            (b"2026-02-03T10:11:20Z", Some(0)),
+            (b"now", None),
+            (b"\xff", None),
+        ] {
+            assert_eq!(behind(value, now).map(|late| late.as_secs()), expected, "{}", value.escape_ascii());
+        }
+    }
+}
