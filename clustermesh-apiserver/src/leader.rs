@@ -267,29 +267,31 @@ mod tests {
     async fn each_term_has_its_own_run_and_ends_with_it() {
         let (leads, leading) = watch::channel(false);
         let (stop, runs) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
-        let (count, end) = (Arc::clone(&runs), stop.clone());
+        let ends = Arc::new(AtomicUsize::new(0));
+        let (begun, over_again, end) = (Arc::clone(&runs), Arc::clone(&ends), stop.clone());
         let terms = while_leading(leading, end, move |over| {
-            let count = Arc::clone(&count);
+            let (begun, over_again) = (Arc::clone(&begun), Arc::clone(&over_again));
             async move {
-                count.fetch_add(1, Ordering::SeqCst);
+                begun.fetch_add(1, Ordering::SeqCst);
                 over.cancelled().await;
+                over_again.fetch_add(1, Ordering::SeqCst);
                 Ok::<(), Infallible>(())
             }
         });
         let script = async {
-            let until_runs = async |wanted| {
-                while runs.load(Ordering::SeqCst) != wanted {
+            let until = async |count: &AtomicUsize, wanted| {
+                while count.load(Ordering::SeqCst) != wanted {
                     tokio::task::yield_now().await;
                 }
             };
             tokio::task::yield_now().await;
             assert_eq!(runs.load(Ordering::SeqCst), 0, "nobody leads yet");
             leads.send_replace(true);
-            until_runs(1).await;
+            until(&runs, 1).await;
             leads.send_replace(false);
-            tokio::task::yield_now().await;
+            until(&ends, 1).await;
             leads.send_replace(true);
-            until_runs(2).await;
+            until(&runs, 2).await;
             stop.cancel();
         };
         let (ended, ()) = tokio::join!(terms, script);

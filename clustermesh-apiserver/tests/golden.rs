@@ -98,7 +98,11 @@ fn written(exporter: &Exporter, resource: Resource) -> BTreeMap<String, String> 
     let text = |(name, value): (std::sync::Arc<str>, bytes::Bytes)| {
         let value = match resource {
             Resource::EndpointSlices => message(&name, &value),
-            _text => String::from_utf8(value.to_vec()).unwrap(),
+            Resource::Nodes
+            | Resource::Ip
+            | Resource::Identities
+            | Resource::Services
+            | Resource::ServiceExports => String::from_utf8(value.to_vec()).unwrap(),
         };
         (name.to_string(), value)
     };

@@ -71,6 +71,7 @@ impl DaemonArgs {
     }
 
     /// Where health answers, if that was said.
+    #[cfg(test)]
     pub(crate) fn health_listen(&self) -> Option<SocketAddr> {
         self.health_listen
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use clustermesh_apiserver::{Config, Handle, Status, start};
+use clustermesh_apiserver::{Config, Handle, Status, elect, start};
 use futures::StreamExt;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -73,7 +73,9 @@ impl Bench {
         let (tasks, readiness) = (Supervisor::new(Duration::from_secs(10)), Readiness::new());
         let store = Arc::new(store.clone());
         let mut metrics = Registry::default();
-        let handle = start(config, self.kube.clone(), store, &tasks.spawner(), &readiness, &mut metrics)?;
+        let (kube, spawner) = (self.kube.clone(), tasks.spawner());
+        let leading = elect(&config, false, kube.clone(), &spawner, &mut metrics);
+        let handle = start(config, kube, store, leading, &spawner, &readiness, &mut metrics)?;
         Ok(Running { tasks, readiness, handle })
     }
 

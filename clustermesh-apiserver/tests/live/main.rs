@@ -179,7 +179,7 @@ async fn restarts_remove_what_is_stale_and_nothing_that_is_good() -> Result<()> 
     exporter.ready().await?;
     exporter.stop().await?;
     let before = keys(&store, "cilium/state/").await?;
-    assert_eq!(before.len(), 4);
+    assert_eq!(before.len(), 6);
 
     // While nobody exports, one object goes, and keys of an even earlier life are there.
     bench.delete("CiliumEndpoint", "shop", "cart-0").await?;
@@ -226,7 +226,8 @@ async fn exports_are_announced_only_once_they_can_be_read() -> Result<()> {
     let exported = format!("{EXPORTS}shop/cart");
     store.write(vec![Write::Put { key: exported.into(), value: "{}".into(), lease: LeaseId::NONE }]).await?;
     let exporter = bench.export(Config { mcs_api: true, ..config() }, store)?;
-    until_names(store, SYNCED, &["identities/v1", "ip/v1", "nodes/v1", "services/v1"]).await?;
+    until_names(store, SYNCED, &["endpointslices/v1", "identities/v1", "ip/v1", "nodes/v1", "services/v1"])
+        .await?;
     assert!(!exporter.readiness.is_ready());
     assert!(keys(store, CONFIG).await?["west"].contains(r#""serviceExportsEnabled":false"#));
     until_names(store, EXPORTS, &["shop/cart"]).await?;
@@ -298,7 +299,8 @@ async fn without_cilium_nodes_identities_and_endpoints_are_derived_with_lasting_
     let early_store = new_store();
     let early = bench.export(Config { identity_namespace: "nowhere".into(), ..config() }, &early_store)?;
     eventually("the failure", || early.status().identity_failure.is_some()).await?;
-    until_names(&early_store, SYNCED, &["nodes/v1", "serviceexports/v1", "services/v1"]).await?;
+    until_names(&early_store, SYNCED, &["endpointslices/v1", "nodes/v1", "serviceexports/v1", "services/v1"])
+        .await?;
     assert_eq!(early.reasons("shop/db-0"), ["endpoint-without-identity"]);
     until_names(&early_store, IP, &[]).await?;
     bench.apply(namespace("nowhere", false)).await?;

@@ -58,7 +58,9 @@ impl Peers {
         let mut peers = Self { _child: child, orders, answers, directory, clusters: 0, keys: 0 };
         match peers.answer().await? {
             Answer::Ready { clusters, keys } => (peers.clusters, peers.keys) = (clusters, keys),
-            other => bail!("the generator began with {other:?}"),
+            other @ (Answer::Changed { .. } | Answer::Restarted) => {
+                bail!("the generator began with {other:?}")
+            }
         }
         Ok(peers)
     }
@@ -67,7 +69,9 @@ impl Peers {
     pub(super) async fn change(&mut self, per_second: u32, time: Duration) -> anyhow::Result<u64> {
         match self.order(Order::change(per_second, time)).await? {
             Answer::Changed { changes } => Ok(changes),
-            other => bail!("the generator answers {other:?} to an order to make changes"),
+            other @ (Answer::Ready { .. } | Answer::Restarted) => {
+                bail!("the generator answers {other:?} to an order to make changes")
+            }
         }
     }
 

@@ -54,10 +54,7 @@ fn flags(text: &str, is_switch: &dyn Fn(&str) -> bool) -> Result<Vec<String>, St
     };
     let mut flags = Vec::new();
     for (name, value) in entries {
-        let values = match value {
-            Value::Sequence(values) => values,
-            value => vec![value],
-        };
+        let values = if let Value::Sequence(values) = value { values } else { vec![value] };
         for value in values {
             let value = match value {
                 Value::Bool(on) if is_switch(&name) => {
