@@ -191,7 +191,7 @@ fn values_that_break_a_rule_are_skipped(mesh: &Mesh<'_>, peer: &Peer) {
             "nodes",
             "nodes/v1/east/ip".into(),
             node("ip", "east", 2, "10.200.2.300").to_string(),
-            "value-not-json",
+            "address-invalid",
         ),
         ("identities", identity(65_536 + 9), identity_labels("east"), "identity-out-of-range"),
         ("identities", identity(EAST + 9), identity_labels("west"), "identity-cluster-label"),
