@@ -93,6 +93,12 @@ pub(crate) struct AuthFrame {
 impl Image {
     /// The store as it is now; the records are shared, not copied.
     pub fn of(keyspace: &Keyspace, auth: &Auth, sequence: u64) -> Self {
+        let records = keyspace.chunk_at(&KeyRange::all(), keyspace.revision(), usize::MAX);
+        Self { records, ..Self::without_records(keyspace, auth, sequence) }
+    }
+
+    /// All of the store as it is now but its keys.
+    pub(crate) fn without_records(keyspace: &Keyspace, auth: &Auth, sequence: u64) -> Self {
         let leases = keyspace.lease_ids().into_iter();
         let with_ttl = leases.filter_map(|id| Some((id, keyspace.lease_ttl(id)?)));
         Self {
@@ -100,7 +106,7 @@ impl Image {
             sequence,
             leases: with_ttl.collect(),
             auth: auth.clone(),
-            records: keyspace.chunk_at(&KeyRange::all(), keyspace.revision(), usize::MAX),
+            records: Vec::new(),
         }
     }
 

@@ -25,7 +25,6 @@ mod write;
 
 use std::collections::{BTreeMap, VecDeque};
 
-pub(crate) use self::record::{put_varint, take_varint, varint_len};
 use self::{
     index::Index,
     lease::Leases,
@@ -37,6 +36,10 @@ pub use self::{
     record::{Fields, Record},
     txn::{Compare, CompareResult, CompareTarget, Op, OpResult, Put, Transaction, TxnResult},
     write::{Commit, Committed, WriteTxn},
+};
+pub(crate) use self::{
+    read::checksum,
+    record::{put_varint, take_varint, varint_len},
 };
 
 /// Why the store cannot do what is asked; `server/status.rs` has etcd's words for each.

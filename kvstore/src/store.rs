@@ -5,6 +5,8 @@
 //! revision, which is kept from being forgotten meanwhile. Between its chunks it hands the lock to whoever waits:
 //! a thread that locks again at once would win it from one that must first be woken, again and again.
 
+mod reads;
+
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,6 +19,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
+pub(crate) use self::reads::Checksum;
 use crate::{
     auth::{Auth, AuthError},
     client::Write,
@@ -24,17 +27,11 @@ use crate::{
     hub::{Hub, Signal},
     image::Image,
     journal::{self, DurableError, Entry, Failed, Journal, keep_users, users, write_image},
-    mvcc::{Commit, Keyspace, Millis, Put, Range, RangeResult, Record, Refusal, Transaction, TxnResult},
+    mvcc::{Commit, Keyspace, Millis, Put, Record, Refusal, Transaction, TxnResult},
     range::KeyRange,
     watcher::Watcher,
 };
 
-/// Keys of a read that needs no chunks.
-const SHORT: usize = 1024;
-/// Keys of a long read that are read under one hold of the lock; 50 µs when none of them is in the processor's cache.
-const CHUNK: usize = 256;
-/// Keys that are sorted or filtered without a thread of its own.
-const SORTED_HERE: usize = 8 * 1024;
 /// Changes that are forgotten under one hold of the lock.
 const PURGE_STEPS: usize = 512;
 /// How often batches that no watch took are dropped.
@@ -149,13 +146,6 @@ impl Store {
         }
     }
 
-    /// Everything in it now.
-    pub fn image(&self) -> Image {
-        let keyspace = self.lock();
-        let sequence = self.journal.as_ref().map_or(0, Journal::sequence);
-        Image::of(&keyspace, &self.auth.load(), sequence)
-    }
-
     /// Resolves when the disk of a durable store failed. The process must end then: clients may have seen what is
     /// not on the disk, so going on would let two histories grow.
     pub async fn failure(&self) {
@@ -232,42 +222,6 @@ impl Store {
             let (): () = work.await;
         })
         .await;
-    }
-
-    /// What a range holds. Long ranges are read in chunks, as of one revision.
-    pub(crate) async fn range(&self, ask: &Range) -> Result<RangeResult, Refusal> {
-        let (at, now, count, _pin) = {
-            let mut keyspace = self.lock();
-            if ask.count_only || ask.cut() <= SHORT {
-                return keyspace.range(ask);
-            }
-            let now = keyspace.revision();
-            keyspace.check_revision(ask.revision, now)?;
-            let at = if ask.revision <= 0 { now } else { ask.revision };
-            let count = keyspace.count_at(&ask.range, at);
-            keyspace.pin(at);
-            (at, now, count, Pin { store: self, revision: at })
-        };
-        let mut records: Vec<Record> = Vec::with_capacity(count.min(ask.cut()));
-        let mut rest = ask.range.clone();
-        loop {
-            let left = CHUNK.min(ask.cut() - records.len());
-            let chunk = self.look(|keyspace| keyspace.chunk_at(&rest, at, left));
-            let last = chunk.last().cloned();
-            let whole = chunk.len() == left && records.len() + left < ask.cut();
-            records.extend(chunk);
-            match last {
-                Some(last) if whole => rest = rest.after(last.key()),
-                Some(_) | None => break,
-            }
-            tokio::task::yield_now().await;
-        }
-        if records.len() <= SORTED_HERE || ask.is_plain() {
-            return Ok(ask.arrange(records, count, now));
-        }
-        let ask = ask.clone();
-        let arranged = tokio::task::spawn_blocking(move || ask.arrange(records, count, now)).await;
-        Ok(arranged.expect("sorting does not panic, and a runtime that ends drops who waits for it"))
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Option<Record> {
@@ -429,11 +383,7 @@ impl Store {
     /// Folds a long journal into a new image.
     async fn fold(&self) {
         let Some(journal) = self.journal.as_ref().filter(|journal| journal.is_long()) else { return };
-        let (image, turned) = {
-            let keyspace = self.lock();
-            let turned = journal.turn();
-            (Image::of(&keyspace, &self.auth.load(), journal.sequence()), turned)
-        };
+        let (image, turned) = self.image_at_turn(journal).await;
         match turned.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
@@ -540,18 +490,6 @@ impl Compaction {
 /// A panic under one of these locks is a bug that ends its task; what it left is still consistent enough to read.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Keeps a revision readable while it lives.
-struct Pin<'a> {
-    store: &'a Store,
-    revision: i64,
-}
-
-impl Drop for Pin<'_> {
-    fn drop(&mut self) {
-        self.store.lock().unpin(self.revision);
-    }
 }
 
 #[cfg(test)]

@@ -233,22 +233,15 @@ impl Keyspace {
         Ok((found, self.revision + 1))
     }
 
-    /// A checksum of what the keys were at `revision`. Two stores with the same history have the same one; it
-    /// is not etcd's number.
-    ///
-    /// # Errors
-    /// Those of [`Self::check_revision`].
-    pub fn hash(&self, revision: i64) -> Result<u32, Refusal> {
-        self.check_revision(revision, self.revision)?;
-        let slots = self.slots_of(&KeyRange::all());
-        let bytes = slots.filter_map(|slot| slot.at(revision)).flat_map(|record| record.encoded());
-        // FNV-1a.
-        Ok(bytes.fold(0x811c_9dc5, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)))
-    }
-
     fn slots_of<'a>(&'a self, range: &KeyRange) -> impl Iterator<Item = &'a Slot> + 'a {
         self.index.iter(&self.slots, range).map(|id| self.slots.get(id))
     }
+}
+
+/// A checksum of records: FNV-1a. Two stores with the same history have the same one; it is not etcd's number.
+pub(crate) fn checksum(records: &[Record]) -> u32 {
+    let bytes = records.iter().flat_map(Record::encoded);
+    bytes.fold(0x811c_9dc5, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 fn sort(records: &mut [Record], target: SortTarget, order: Order) {

@@ -19,6 +19,8 @@ use crate::{
 
 /// Bytes of an answer that are encoded ahead of the peer's reading.
 const AHEAD: usize = 64 * 1024;
+/// Keys whose length is found without a pause for others; where the values are left out each key is looked at.
+const MEASURED_AT_ONCE: usize = 4096;
 /// Keys per message of a streamed range, at most.
 const STREAM_KEYS: usize = 1024;
 
@@ -31,7 +33,7 @@ pub(crate) async fn range(mut call: Call) {
     let status = match found {
         Ok((found, shape)) => {
             let header = call.shared.header(found.revision);
-            match send_range(&mut call.outgoing, Some(&header), &found, shape, false).await {
+            match send_range(&mut call.outgoing, Some(&header), found, shape, false).await {
                 Ok(()) => Ok(()),
                 Err(Gone) => return,
             }
@@ -76,34 +78,34 @@ async fn stream(call: &mut Call, request: pb::RangeRequest) -> Result<(), Status
     // One read, one revision: its records are only references, whatever their size.
     let found = call.shared.store.range(&ask).await?;
     let header = call.shared.header(found.revision);
-    let mut rest = &found.records[..];
+    let mut rest = found.records.into_iter();
     loop {
         let mut bytes = 0;
         let mut fits = |record: &Record| {
             bytes += shape.field_len(record);
             bytes <= call.shared.limits.request_bytes
         };
+        let ahead = rest.as_slice();
         // At least one, however large.
-        let end = rest.iter().take(STREAM_KEYS).position(|record| !fits(record));
-        let end = end.unwrap_or(rest.len().min(STREAM_KEYS)).max(rest.len().min(1));
-        let (chunk, after) = rest.split_at(end);
-        let records = chunk.to_vec();
-        if after.is_empty() {
+        let end = ahead.iter().take(STREAM_KEYS).position(|record| !fits(record));
+        let end = end.unwrap_or(ahead.len().min(STREAM_KEYS)).max(ahead.len().min(1));
+        let records = rest.by_ref().take(end).collect();
+        if rest.as_slice().is_empty() {
             let last =
                 RangeResult { records, more: found.more, count: found.count, revision: found.revision };
-            return send_range(&mut call.outgoing, Some(&header), &last, shape, true).await.map_err(gone);
+            return send_range(&mut call.outgoing, Some(&header), last, shape, true).await.map_err(gone);
         }
         let part = RangeResult { records, ..RangeResult::default() };
-        send_range(&mut call.outgoing, None, &part, shape, true).await.map_err(gone)?;
-        rest = after;
+        send_range(&mut call.outgoing, None, part, shape, true).await.map_err(gone)?;
     }
 }
 
-/// Sends a `RangeResponse` (or a `RangeStreamResponse` around it) piece by piece.
+/// Sends a `RangeResponse` (or a `RangeStreamResponse` around it) piece by piece. Each record is let go of once it is
+/// written: letting go of a million at the end would take the connection's thread from others for tens of milliseconds.
 async fn send_range(
     outgoing: &mut Outgoing,
     header: Option<&pb::ResponseHeader>,
-    found: &RangeResult,
+    found: RangeResult,
     shape: Shape,
     wrapped: bool,
 ) -> Result<(), Gone> {
@@ -119,7 +121,13 @@ async fn send_range(
         tail.push(0x20);
         put_varint(&mut tail, found.count as u64);
     }
-    let keys: usize = found.records.iter().map(|record| shape.field_len(record)).sum();
+    let mut keys = 0;
+    for some in found.records.chunks(MEASURED_AT_ONCE) {
+        keys += some.iter().map(|record| shape.field_len(record)).sum::<usize>();
+        if some.len() == MEASURED_AT_ONCE {
+            tokio::task::yield_now().await;
+        }
+    }
     let len = head.len() + keys + tail.len();
     let wrapper = if wrapped { 1 + varint_len(len as u64) } else { 0 };
     let mut out = BytesMut::with_capacity((len + wrapper + 5).min(AHEAD + 4096));
@@ -130,8 +138,9 @@ async fn send_range(
         out.extend_from_slice(&prefix);
     }
     out.extend_from_slice(&head);
-    for record in &found.records {
-        shape.put_field(&mut out, record);
+    for record in found.records {
+        shape.put_field(&mut out, &record);
+        drop(record);
         if out.len() >= AHEAD {
             outgoing.send(out.split().freeze()).await?;
         }

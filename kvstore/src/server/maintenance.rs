@@ -1,5 +1,7 @@
 //! The service `Maintenance`.
 
+use std::sync::Arc;
+
 use futures::{FutureExt, future::BoxFuture};
 use tonic::Status;
 
@@ -9,7 +11,7 @@ use super::{
     route::{Call, Caller},
     status,
 };
-use crate::proto::etcdserverpb as pb;
+use crate::{proto::etcdserverpb as pb, store::Checksum};
 
 /// Bytes of a snapshot in one message.
 const SNAPSHOT_PIECE: usize = 256 * 1024;
@@ -21,8 +23,8 @@ pub(crate) fn route(call: Call, method: &str) -> BoxFuture<'static, ()> {
         "Status" => call.unary(status),
         "Alarm" => call.unary(alarm),
         "Defragment" => call.unary(defragment),
-        "Hash" => call.unary(hash),
-        "HashKV" => call.unary(hash_kv),
+        "Hash" => call.boxed(hash),
+        "HashKV" => call.boxed(hash_kv),
         "Snapshot" => snapshot(call).boxed(),
         "MoveLeader" => call.unary(move_leader),
         "Downgrade" => call.unary(downgrade),
@@ -82,31 +84,35 @@ fn defragment(
     Ok(pb::DefragmentResponse { header: None })
 }
 
-fn hash(shared: &Shared, caller: &Caller, _: pb::HashRequest) -> Result<pb::HashResponse, Status> {
-    shared.may_administer(caller)?;
-    let (hash, revision) = shared
-        .store
-        .look(|keyspace| keyspace.hash(keyspace.revision()).map(|hash| (hash, keyspace.revision())))?;
-    Ok(pb::HashResponse { header: Some(shared.header(revision)), hash })
+/// The checksum of the keys as they are.
+async fn hash(mut call: Call) {
+    let answer = match call.incoming.only::<pb::HashRequest>().await {
+        Ok(_) => checksum(&call, 0).await,
+        Err(status) => Err(status),
+    };
+    let answer =
+        answer.map(|sum| pb::HashResponse { header: Some(call.shared.header(sum.now)), hash: sum.hash });
+    call.answer(answer).await;
 }
 
-fn hash_kv(
-    shared: &Shared,
-    caller: &Caller,
-    request: pb::HashKvRequest,
-) -> Result<pb::HashKvResponse, Status> {
-    shared.may_administer(caller)?;
-    let (hash, now, at, compacted) = shared.store.look(|keyspace| {
-        let now = keyspace.revision();
-        let at = if request.revision <= 0 { now } else { request.revision };
-        keyspace.hash(at).map(|hash| (hash, now, at, keyspace.compacted()))
-    })?;
-    Ok(pb::HashKvResponse {
-        header: Some(shared.header(now)),
-        hash,
-        compact_revision: compacted,
-        hash_revision: at,
-    })
+/// The checksum of the keys as they were.
+async fn hash_kv(mut call: Call) {
+    let answer = match call.incoming.only::<pb::HashKvRequest>().await {
+        Ok(request) => checksum(&call, request.revision).await,
+        Err(status) => Err(status),
+    };
+    let answer = answer.map(|sum| pb::HashKvResponse {
+        header: Some(call.shared.header(sum.now)),
+        hash: sum.hash,
+        compact_revision: sum.compacted,
+        hash_revision: sum.at,
+    });
+    call.answer(answer).await;
+}
+
+async fn checksum(call: &Call, revision: i64) -> Result<Checksum, Status> {
+    call.shared.may_administer(&call.caller)?;
+    Ok(call.shared.store.checksum(revision).await?)
 }
 
 /// The whole store, as [`crate::Image`] writes it; the last message is the checksum, as etcd's clients expect.
@@ -118,7 +124,11 @@ async fn snapshot(mut call: Call) {
     if let Err(status) = admitted {
         return call.outgoing.finish(Err(status));
     }
-    let image = call.shared.store.image();
+    let store = Arc::clone(&call.shared.store);
+    let image = match tokio::task::spawn_blocking(move || store.image()).await {
+        Ok(image) => image,
+        Err(error) => return call.outgoing.finish(Err(Status::internal(error.to_string()))),
+    };
     let header = Some(call.shared.header(image.revision));
     // The checksum is not counted by etcd either.
     let mut remaining = image.encoded_len() - CHECKSUM_BYTES;
