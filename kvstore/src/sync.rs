@@ -9,6 +9,7 @@ mod chain;
 mod desired;
 mod follow;
 mod lease_pool;
+mod lock;
 mod mirror;
 mod writer;
 
@@ -17,6 +18,7 @@ pub use self::{
     backoff::Backoff,
     desired::Progress,
     follow::{FollowError, Follower},
+    lock::{Lock, LockLost},
     mirror::Change,
     writer::{SyncWriter, WriterConfig, WriterError, WriterStatus},
 };

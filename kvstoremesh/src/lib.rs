@@ -22,6 +22,7 @@ mod forget;
 mod ids;
 mod keeper;
 mod latency;
+mod leader;
 mod liveness;
 mod lost_contact;
 mod mesh;

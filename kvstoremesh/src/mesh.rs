@@ -11,6 +11,7 @@ use kvstore::Client;
 use kvstore::sync::{SyncWriter, WriterConfig, WriterError};
 use mesh_runtime::{Backoff, Readiness, ReadyGuard, Restart, Spawner, Supervisor, Task};
 use mesh_types::{ClusterName, key};
+use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,8 @@ use tracing::info;
 use crate::board::Board;
 use crate::config::{self, Change, Directory, PeerFile};
 use crate::ids::Ids;
+use crate::leader::{self, Standing};
+use crate::metrics::Leads;
 use crate::record::Record;
 use crate::remote::{Dial, Remote};
 use crate::removal::remove;
@@ -47,6 +50,7 @@ struct Shared {
     board: Board,
     ids: Arc<Mutex<Ids>>,
     clusters: Mutex<Clusters>,
+    standing: watch::Sender<Standing>,
 }
 
 #[derive(Default)]
@@ -73,6 +77,7 @@ impl Mesh {
             board: Board::default(),
             ids: Arc::default(),
             clusters: Mutex::default(),
+            standing: watch::Sender::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -82,10 +87,20 @@ impl Mesh {
         self.shared.board.clone()
     }
 
-    /// Starts the tasks; returns at once. The essential one is `config`, which ends with
-    /// [`crate::DirectoryError`] if the directory cannot be read at the start.
+    /// Registers the series of the mirror under the registry's prefix (`cilium_kvstoremesh`).
+    pub fn register(&self, registry: &mut Registry) {
+        self.board().register(registry);
+        registry.register_collector(Box::new(Leads(self.shared.standing.subscribe())));
+    }
+
+    /// Starts the tasks; returns at once. Of several mirrors of one store only one works at a time. Essential are `config`,
+    /// which ends with [`crate::DirectoryError`] if the directory cannot be read at the start, and `leader`, which fails when
+    /// another mirror has taken over.
     pub fn start(&self, tasks: &Supervisor, readiness: &Readiness) {
         let spawner = tasks.spawner();
+        let (local, standing) = (Arc::clone(&self.shared.local), self.shared.standing.clone());
+        let patience = self.shared.settings.standby_patience;
+        tasks.spawn_once("leader", move |stop| leader::run(local, patience, standing, stop));
         if self.shared.settings.heartbeat {
             let mesh = self.clone();
             tasks.spawn("heartbeat", RESTART, move |stop| mesh.clone().beat(stop));
@@ -93,6 +108,10 @@ impl Mesh {
         let mesh = self.clone();
         let (readiness, first) = (readiness.clone(), readiness.guard("configuration"));
         tasks.spawn_once("config", async move |stop: CancellationToken| {
+            let stood_by = stop.run_until_cancelled(mesh.until_it_leads(&first)).await;
+            let Some(stood_by) = stood_by else { return Ok(()) };
+            // Ready stays ready: who stood by leaves none waiting for what it begins only now.
+            let readiness = if stood_by { Readiness::new() } else { readiness };
             let settings = Arc::clone(&mesh.shared.settings);
             let directory = Directory::new(settings.local.name.clone());
             let mut first = Some(first);
@@ -106,6 +125,19 @@ impl Mesh {
             };
             config::watch(&settings.directory, directory, take, &stop).await
         });
+    }
+
+    /// Waits for the lead; returns whether somebody else had it for a while, during which it was `ready`.
+    async fn until_it_leads(&self, ready: &ReadyGuard) -> bool {
+        let mut standing = self.shared.standing.subscribe();
+        let stands_by = |standing: &Standing| *standing != Standing::Asking;
+        // The sender lives as long as the mesh does.
+        if standing.wait_for(stands_by).await.is_ok_and(|now| *now == Standing::Leads) {
+            return false;
+        }
+        ready.ready();
+        drop(standing.wait_for(|now| *now == Standing::Leads).await);
+        true
     }
 
     /// Carries out a change of the configuration; returns the cluster if it was started.
@@ -256,6 +288,11 @@ impl Mesh {
 
     /// Renews the heartbeat of the local store until `stop`.
     async fn beat(self, stop: CancellationToken) -> Result<(), WriterError> {
+        let mut standing = self.shared.standing.subscribe();
+        let leads = standing.wait_for(|now| *now == Standing::Leads);
+        if stop.run_until_cancelled(leads).await.is_none() {
+            return Ok(());
+        }
         let mut config = WriterConfig::new(Bytes::from_static(key::HEARTBEAT.as_bytes()));
         config.lease_ttl = Some(self.shared.settings.lease_ttl);
         config.remove_stale = false;
@@ -264,7 +301,7 @@ impl Mesh {
             let mut ticks = interval(HEARTBEAT);
             loop {
                 ticks.tick().await;
-                writer.upsert(Bytes::new(), time_of_day());
+                writer.rewrite(&[], time_of_day());
             }
         };
         tokio::select! {

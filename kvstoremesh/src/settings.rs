@@ -41,6 +41,8 @@ pub struct Settings {
     pub per_cluster_ready_timeout: Duration,
     /// Readiness waits for nothing longer than this.
     pub global_ready_timeout: Duration,
+    /// Another mirror of the local store must have led for so long before standing by counts as ready.
+    pub standby_patience: Duration,
     /// Whether to renew the local store's heartbeat, for stores that nobody else writes to.
     pub heartbeat: bool,
 }
@@ -63,6 +65,7 @@ impl Settings {
             cache_ttl: None,
             per_cluster_ready_timeout: Duration::from_secs(15),
             global_ready_timeout: Duration::from_secs(10 * 60),
+            standby_patience: Duration::from_secs(10),
             heartbeat: false,
         }
     }

@@ -140,7 +140,7 @@ impl MirrorArgs {
         let peers = Arc::new(options.peers(series));
         let mesh = Mesh::new(self.settings(local.clone(), options), store, peers);
         let board = mesh.board();
-        board.register(daemon.series());
+        mesh.register(daemon.series());
         let (remotes, clusters) = (board.clone(), board.clone());
         daemon.page("/remotes", move || remotes.status(&local, Instant::now()));
         daemon.page("/v1/cluster", move || clusters.cilium_status());

@@ -29,6 +29,27 @@ pub(crate) struct Bed {
     cluster: LocalCluster,
     mesh: Mesh,
     tasks: Supervisor,
+    settings: Settings,
+    dial: Arc<dyn Dial>,
+}
+
+/// An earlier mirror of a bed.
+pub(crate) struct Replica {
+    _mesh: Mesh,
+    tasks: Supervisor,
+}
+
+impl Replica {
+    /// Stops it in order.
+    pub(crate) async fn stop(self) {
+        self.tasks.until(async {}).await.unwrap();
+    }
+
+    /// Waits until it ends by itself, and why.
+    pub(crate) async fn fails(self) -> String {
+        let failed = self.tasks.until(std::future::pending()).await.unwrap_err();
+        std::error::Error::source(&failed).unwrap().to_string()
+    }
 }
 
 impl Bed {
@@ -56,10 +77,22 @@ impl Bed {
         settings.backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(50));
         change(&mut settings);
         let local = store();
-        let mesh = Mesh::new(settings, Arc::new(local.client()), dial);
+        let mesh = Mesh::new(settings.clone(), Arc::new(local.client()), Arc::clone(&dial));
         let (tasks, readiness) = (Supervisor::new(Duration::from_secs(5)), Readiness::new());
         mesh.start(&tasks, &readiness);
-        Self { net, local, readiness, directory, cluster, mesh, tasks }
+        Self { net, local, readiness, directory, cluster, mesh, tasks, settings, dial }
+    }
+
+    /// Puts another mirror of the same store and configuration into the place of this one, which goes on; it is returned.
+    pub(crate) fn replica(&mut self) -> Replica {
+        let mesh = Mesh::new(self.settings.clone(), Arc::new(self.local.client()), Arc::clone(&self.dial));
+        let (tasks, readiness) = (Supervisor::new(Duration::from_secs(5)), Readiness::new());
+        mesh.start(&tasks, &readiness);
+        self.readiness = readiness;
+        Replica {
+            _mesh: std::mem::replace(&mut self.mesh, mesh),
+            tasks: std::mem::replace(&mut self.tasks, tasks),
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -102,7 +135,7 @@ impl Bed {
 
     pub(crate) fn metrics(&self) -> String {
         let mut registry = Registry::with_prefix("cilium_kvstoremesh");
-        self.mesh.board().register(&mut registry);
+        self.mesh.register(&mut registry);
         mesh_runtime::encode(&registry)
     }
 

@@ -3,6 +3,7 @@
 
 mod bed;
 mod directory;
+mod leader;
 mod mirror;
 mod servers;
 mod tls;

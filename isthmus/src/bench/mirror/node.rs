@@ -45,7 +45,7 @@ impl NodeArgs {
             let cluster = LocalCluster::new("here", 1, 255)?;
             let settings = Settings::new(cluster, self.directory.join(CONFIGURATION));
             let mesh = Mesh::new(settings, Arc::new(store.client()), Arc::new(EtcdDial));
-            mesh.board().register(&mut daemon.metrics);
+            mesh.register(&mut daemon.metrics);
             mesh.start(&daemon.tasks, &daemon.readiness);
             Ok(())
         })
