@@ -38,5 +38,6 @@ pub use client::{
 pub use embedded::EmbeddedClient;
 pub use image::{Image, ImageError};
 pub use journal::{DurableError, empty_data_dir, holds_keys, keep_users, restore};
+pub use mvcc::Record;
 pub use range::{KeyRange, RangeEnd};
 pub use store::{AutoCompaction, Store, StoreConfig};

@@ -8,10 +8,10 @@
 use super::limiter::Limiter;
 use super::series::{Outcome, StoreSeries};
 use async_trait::async_trait;
-use futures::StreamExt as _;
+use futures::{StreamExt as _, stream};
 use kvstore::{
-    Client, Error, Event, Guard, Guarded, KeyRange, KeyValue, LeaseId, Limits, Page, Revision, StoreStatus,
-    WatchError, WatchStream, Write,
+    Client, Error, Event, Guard, Guarded, KeyRange, KeyValue, LeaseId, Limits, Page, Record, Revision,
+    StoreStatus, WatchError, WatchStream, Write,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -83,6 +83,29 @@ impl<'a> What<'a> {
     }
 }
 
+/// A batch in the hands of whoever watches.
+struct Held {
+    since: Instant,
+    /// Actions and scopes.
+    events: Vec<(&'static str, String)>,
+}
+
+impl Held {
+    fn of(events: &[Event]) -> Self {
+        let event = |event: &Event| {
+            let action = match event {
+                Event::Put(kv) if kv.create_revision == kv.mod_revision => "create",
+                Event::Put(_) => "modify",
+                Event::Delete { .. } => "delete",
+            };
+            (action, super::series::scope(event.key()))
+        };
+        let mut events: Vec<_> = events.iter().map(event).collect();
+        events.dedup();
+        Self { since: Instant::now(), events }
+    }
+}
+
 #[async_trait]
 impl Client for Observed {
     async fn get(&self, key: &[u8]) -> Result<Option<KeyValue>, Error> {
@@ -97,24 +120,16 @@ impl Client for Observed {
         let watched = self.inner.watch(range, from).await?;
         let series = self.series.clone();
         // From when a batch is handed over until the next is asked for: so long what follows has to wait.
-        let timed = watched.scan(None::<(Instant, Vec<(&'static str, String)>)>, move |held, batch| {
-            if let Some((since, events)) = held.take() {
-                series.queued(&events, since.elapsed());
+        let timed = stream::unfold((watched, None::<Held>), move |(mut watched, held)| {
+            let series = series.clone();
+            async move {
+                if let Some(held) = held {
+                    series.queued(&held.events, held.since.elapsed());
+                }
+                let batch = watched.next().await?;
+                let held = batch.as_ref().ok().map(|batch| Held::of(&batch.events));
+                Some((batch, (watched, held)))
             }
-            if let Ok(batch) = &batch {
-                let events = batch.events.iter().map(|event| {
-                    let action = match event {
-                        Event::Put(kv) if kv.create_revision == kv.mod_revision => "create",
-                        Event::Put(_) => "modify",
-                        Event::Delete { .. } => "delete",
-                    };
-                    (action, super::series::scope(event.key()))
-                });
-                let mut events: Vec<_> = events.collect();
-                events.dedup();
-                *held = Some((Instant::now(), events));
-            }
-            std::future::ready(Some(batch))
         });
         Ok(timed.boxed())
     }
@@ -122,6 +137,11 @@ impl Client for Observed {
     async fn write(&self, batch: Vec<Write>) -> Result<Revision, Error> {
         let first: Vec<Write> = batch.first().cloned().into_iter().collect();
         self.timed(What::of(&first), self.inner.write(batch)).await
+    }
+
+    async fn write_kept(&self, batch: Vec<Write>) -> Result<(Revision, Vec<Record>), Error> {
+        let first: Vec<Write> = batch.first().cloned().into_iter().collect();
+        self.timed(What::of(&first), self.inner.write_kept(batch)).await
     }
 
     async fn write_if(&self, guards: Vec<Guard>, batch: Vec<Write>) -> Result<Guarded, Error> {
