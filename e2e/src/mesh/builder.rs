@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Member, Mesh, MeshPki, Part, remotes_dir, socket, store_endpoint};
 use crate::etcdctl::etcd_flags;
-use crate::{Bed, Cluster, DaemonSpec, Etcdctl, Node, objects, tool};
+use crate::{Bed, Cluster, Daemon, DaemonSpec, Etcdctl, Host, Node, PemPair, objects, tool};
 
 /// Says what a [`Mesh`] is to run.
 #[derive(Debug)]
@@ -16,6 +16,9 @@ pub struct MeshBuilder<'bed> {
     bed: &'bed Bed,
     nodes: usize,
     etcd: BTreeSet<String>,
+    external: BTreeMap<String, Vec<String>>,
+    together: BTreeSet<String>,
+    pki: Option<MeshPki>,
     agents: bool,
     dns: bool,
     encrypted: bool,
@@ -23,7 +26,17 @@ pub struct MeshBuilder<'bed> {
 
 impl<'bed> MeshBuilder<'bed> {
     pub(super) fn new(bed: &'bed Bed) -> Self {
-        Self { bed, nodes: 1, etcd: BTreeSet::new(), agents: true, dns: false, encrypted: false }
+        Self {
+            bed,
+            nodes: 1,
+            etcd: BTreeSet::new(),
+            external: BTreeMap::new(),
+            together: BTreeSet::new(),
+            pki: None,
+            agents: true,
+            dns: false,
+            encrypted: false,
+        }
     }
 
     /// So many nodes in each cluster, instead of one.
@@ -35,6 +48,24 @@ impl<'bed> MeshBuilder<'bed> {
     /// etcd as the store of this cluster, instead of the embedded one.
     pub fn etcd(mut self, cluster: &str) -> Self {
         self.etcd.insert(cluster.to_owned());
+        self
+    }
+
+    /// The store of this cluster runs already, at these URLs.
+    pub fn store_at(mut self, cluster: &str, endpoints: &[String]) -> Self {
+        self.external.insert(cluster.to_owned(), endpoints.to_vec());
+        self
+    }
+
+    /// All daemons of this cluster but the agents in one process, `isthmus mesh`, which takes the place of [`Part::Store`].
+    pub fn in_one_process(mut self, cluster: &str) -> Self {
+        self.together.insert(cluster.to_owned());
+        self
+    }
+
+    /// With these certificates, instead of new ones.
+    pub fn pki(mut self, pki: &MeshPki) -> Self {
+        self.pki = Some(pki.clone());
         self
     }
 
@@ -66,7 +97,10 @@ impl<'bed> MeshBuilder<'bed> {
     }
 
     fn run(&self) -> Result<Mesh<'bed>> {
-        let pki = MeshPki::new(&self.bed.dir().join("pki"))?;
+        let pki = match &self.pki {
+            Some(pki) => pki.clone(),
+            None => MeshPki::new(&self.bed.dir().join("pki"))?,
+        };
         let clusters = self.bed.clusters().iter().filter(|cluster| cluster.has_kubernetes());
         let mut members = BTreeMap::new();
         for cluster in clusters {
@@ -80,7 +114,7 @@ impl<'bed> MeshBuilder<'bed> {
             &(0..self.nodes).filter(|_node| self.agents).map(Part::Agent).collect::<Vec<_>>(),
         ] {
             for member in members.values_mut() {
-                for part in rank.iter().filter(|part| self.dns || **part != Part::Dns) {
+                for part in rank.iter().filter(|part| self.runs(member.cluster, **part)) {
                     let (host, spec) = self.spec(member, *part, &pki)?;
                     let daemon = host.daemon(spec)?;
                     member.daemons.insert(*part, daemon);
@@ -95,6 +129,21 @@ impl<'bed> MeshBuilder<'bed> {
         Ok(Mesh { bed: self.bed, pki, members })
     }
 
+    fn runs(&self, cluster: &Cluster, part: Part) -> bool {
+        let together = self.together.contains(cluster.name());
+        match part {
+            Part::Store => together || !self.external.contains_key(cluster.name()),
+            Part::Exporter | Part::Mirror => !together,
+            Part::Dns => self.dns,
+            Part::Agent(_) => true,
+        }
+    }
+
+    fn endpoints(&self, cluster: &Cluster) -> Vec<String> {
+        let external = self.external.get(cluster.name());
+        external.cloned().unwrap_or_else(|| vec![store_endpoint(cluster)])
+    }
+
     /// A cluster with its nodes, files and objects, before its daemons.
     fn member(&self, cluster: &'bed Cluster, pki: &MeshPki) -> Result<Member<'bed>> {
         let nodes = (1..=self.nodes).map(|number| cluster.node(&format!("{}-{number}", cluster.name())));
@@ -105,16 +154,16 @@ impl<'bed> MeshBuilder<'bed> {
         for other in self.bed.clusters().iter().filter(|other| other.name() != cluster.name()) {
             if other.has_kubernetes() {
                 let file = remotes_dir(cluster).join(other.name());
-                pki.write_etcd_config(&file, &store_endpoint(other), &remote)?;
+                pki.write_etcd_config(&file, &self.endpoints(other), &remote)?;
             }
         }
         for user in ["admin", "local"] {
             let client = pki.client(&format!("{user}-{}", cluster.name()))?;
             let file = cluster.dir().join(format!("{user}-etcd.yaml"));
-            pki.write_etcd_config(&file, &store_endpoint(cluster), &client)?;
+            pki.write_etcd_config(&file, &self.endpoints(cluster), &client)?;
         }
         let administrator = pki.client("root")?;
-        let endpoint = store_endpoint(cluster);
+        let endpoint = self.endpoints(cluster).join(",");
         let etcdctl =
             Etcdctl::new(cluster.host().netns(), &endpoint, &pki.authority(), Some(&administrator))?;
         let witness = etcdctl.clone();
@@ -141,6 +190,16 @@ impl<'bed> MeshBuilder<'bed> {
             Part::Store | Part::Exporter | Part::Mirror | Part::Dns => cluster.host(),
         };
         let spec = match part {
+            Part::Store if self.together.contains(cluster.name()) => {
+                let spec = together(cluster)?;
+                if self.external.contains_key(cluster.name()) {
+                    with_store(spec, cluster, "admin")
+                } else {
+                    let server = pki.server(cluster)?;
+                    let urls = format!("{},https://127.0.0.1:2379", store_endpoint(cluster));
+                    serving(spec, &urls, &server, pki)
+                }
+            }
             Part::Store if self.etcd.contains(cluster.name()) => etcd(cluster, pki)?,
             Part::Store => store(cluster, pki)?,
             Part::Exporter => exporter(cluster)?,
@@ -178,18 +237,50 @@ fn etcd(cluster: &Cluster, pki: &MeshPki) -> Result<DaemonSpec> {
 }
 
 fn store(cluster: &Cluster, pki: &MeshPki) -> Result<DaemonSpec> {
-    let server = pki.server(cluster)?;
-    let spec = DaemonSpec::isthmus("store")?
-        .args(["serve", "--cluster-name", cluster.name()])
-        .arg(format!("--listen-client-urls={},https://127.0.0.1:2379", store_endpoint(cluster)))
-        .arg(health(Part::Store));
-    Ok([
-        ("--cert-file", server.certificate),
-        ("--key-file", server.key),
-        ("--trusted-ca-file", pki.authority()),
+    let spec = DaemonSpec::isthmus("store")?.args(["serve", "--cluster-name", cluster.name()]);
+    let urls = format!("{},https://127.0.0.1:2379", store_endpoint(cluster));
+    Ok(serving(spec, &urls, &pki.server(cluster)?, pki).arg(health(Part::Store)))
+}
+
+/// With a store that listens at `urls`.
+fn serving(spec: DaemonSpec, urls: &str, server: &PemPair, pki: &MeshPki) -> DaemonSpec {
+    let spec = spec.arg(format!("--listen-client-urls={urls}"));
+    [
+        ("--cert-file", &server.certificate),
+        ("--key-file", &server.key),
+        ("--trusted-ca-file", &pki.authority()),
     ]
     .into_iter()
-    .fold(spec, |spec, (flag, file)| spec.arg(flag).arg(file)))
+    .fold(spec, |spec, (flag, file)| spec.arg(flag).arg(file))
+}
+
+/// `isthmus mesh`, without what says where its store is.
+fn together(cluster: &Cluster) -> Result<DaemonSpec> {
+    std::fs::create_dir_all(remotes_dir(cluster)).context("make the directory of the remotes")?;
+    Ok(DaemonSpec::isthmus("mesh")?
+        .args(identity(cluster))
+        .arg(health(Part::Store))
+        .arg("--clustermesh-enable-mcs-api")
+        .arg("--clustermesh-config")
+        .arg(remotes_dir(cluster))
+        .arg("--kubeconfig")
+        .arg(cluster.kubeconfig()))
+}
+
+impl Mesh<'_> {
+    /// Another replica of a cluster's [`MeshBuilder::in_one_process`], with a store of its own, on another machine. It
+    /// serves at `shared` too, while the machine has that address.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub fn replica(&self, cluster: &str, host: &Host, shared: &str) -> Result<Daemon> {
+        let member = self.member(cluster);
+        let server = self.pki.server_at(host.name(), &[host.address().to_string(), shared.to_owned()])?;
+        let spec = serving(together(member.cluster)?, "https://0.0.0.0:2379", &server, &self.pki);
+        let mut daemon = host.daemon(spec.ready_at(Part::Store.health()))?;
+        daemon.wait_ready()?;
+        Ok(daemon)
+    }
 }
 
 fn exporter(cluster: &Cluster) -> Result<DaemonSpec> {

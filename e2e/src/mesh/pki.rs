@@ -36,8 +36,16 @@ impl MeshPki {
     /// # Errors
     /// If `isthmus certs` fails.
     pub fn server(&self, cluster: &Cluster) -> Result<PemPair> {
-        let address = cluster.host().address().to_string();
-        self.issue("server", cluster.name(), &["--ip", &address])
+        self.server_at(cluster.name(), &[cluster.host().address().to_string()])
+    }
+
+    /// The certificate of a server at several addresses, issued at the first call; `name` is for its files.
+    ///
+    /// # Errors
+    /// If `isthmus certs` fails.
+    pub fn server_at(&self, name: &str, addresses: &[String]) -> Result<PemPair> {
+        let args: Vec<&str> = addresses.iter().flat_map(|address| ["--ip", address]).collect();
+        self.issue("server", name, &args)
     }
 
     /// The certificate of a user of stores, such as `remote`, issued at the first call.
@@ -62,8 +70,8 @@ impl MeshPki {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn write_etcd_config(&self, file: &Path, endpoint: &str, client: &PemPair) -> Result<()> {
-        let text = etcd_config(endpoint, &self.authority(), client);
+    pub fn write_etcd_config(&self, file: &Path, endpoints: &[String], client: &PemPair) -> Result<()> {
+        let text = etcd_config(endpoints, &self.authority(), client);
         if let Some(dir) = file.parent() {
             fs::create_dir_all(dir).context("make the directory of a configuration")?;
         }
@@ -73,9 +81,10 @@ impl MeshPki {
     }
 }
 
-fn etcd_config(endpoint: &str, authority: &Path, client: &PemPair) -> String {
+fn etcd_config(endpoints: &[String], authority: &Path, client: &PemPair) -> String {
+    let endpoints = endpoints.join("\n- ");
     format!(
-        "endpoints:\n- {endpoint}\ntrusted-ca-file: '{}'\ncert-file: '{}'\nkey-file: '{}'\n",
+        "endpoints:\n- {endpoints}\ntrusted-ca-file: '{}'\ncert-file: '{}'\nkey-file: '{}'\n",
         authority.display(),
         client.certificate.display(),
         client.key.display()

@@ -138,7 +138,7 @@ fn bad_input_of_peers_is_named_counted_and_disturbs_nothing_else() {
 fn connect(mesh: &Mesh<'_>, name: &str, endpoint: &str) {
     let client = mesh.pki().client("root").unwrap();
     let file = mesh.member("west").remotes_dir().join(name);
-    mesh.pki().write_etcd_config(&file, endpoint, &client).unwrap();
+    mesh.pki().write_etcd_config(&file, &[endpoint.to_owned()], &client).unwrap();
 }
 
 /// What must not be disturbed.

@@ -26,3 +26,5 @@ mod stores;
 mod tables;
 #[cfg(test)]
 mod three;
+#[cfg(test)]
+mod worlds;
