@@ -50,6 +50,14 @@ e2e: tools ## end to end: the built binary against real API servers, etcd and Co
 	$(WITH_TOOLS) $(AS_ADMIN) $(CARGO) test -p e2e --test e2e -- --test-threads=$(E2E_THREADS)
 	@$(MAKE) --no-print-directory demo CHECK=1
 
+.PHONY: soak
+soak: tools ## kill daemons and stores at random moments while everything changes, for SECONDS (600); SEED=7 throws the same dice
+	$(CARGO) build -p isthmus
+	$(CARGO) test -p e2e --test e2e --no-run
+	ISTHMUS_SOAK_SECONDS=$(or $(SECONDS),600) ISTHMUS_SOAK_SEED=$(or $(SEED),$$RANDOM) $(WITH_TOOLS) \
+		$(AS_ADMIN) $(CARGO) test -p e2e --test e2e -- --nocapture --exact \
+		soak::killing_anything_at_any_moment_under_churn_withdraws_nothing_good_and_loses_nothing
+
 .PHONY: bench
 bench: ## measurements; nothing fails by being slow
 ifeq ($(CRATES_WITH_BENCHES),)

@@ -64,7 +64,7 @@ pub use etcdctl::{Etcdctl, MeshEtcd};
 pub use exec::{Exec, Output};
 pub use http::{HttpAnswer, HttpServer};
 pub use kubectl::Kubectl;
-pub use mesh::{Member, Mesh, MeshBuilder, MeshPki, Part};
+pub use mesh::{AgentView, Member, Mesh, MeshBuilder, MeshPki, Part};
 pub use netns::NetNs;
 pub use node::{Node, Pod};
 pub use plan::Plan;

@@ -13,6 +13,7 @@ mod view;
 
 pub use builder::MeshBuilder;
 pub use pki::MeshPki;
+pub use view::AgentView;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

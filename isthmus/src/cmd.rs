@@ -13,6 +13,7 @@ mod clustermesh_apiserver;
 mod completion;
 mod dns;
 mod etcdinit;
+mod forget;
 mod kube_lite;
 mod kvstoremesh;
 pub(crate) mod mesh;
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Dns(dns::Args),
     /// Set up this cluster's users in the data directory of `etcd`, as Cilium's etcdinit does.
     Etcdinit(etcdinit::Args),
+    /// Remove what is mirrored of a cluster at once, and show that nothing is left.
+    Forget(forget::Args),
     /// Serve a small Kubernetes API, for clusters without Kubernetes.
     KubeLite(Box<kube_lite::Args>),
     /// Mirror remote clusters into the store of this one; or, with a subcommand, ask the mirror that runs.
@@ -64,6 +67,7 @@ impl Command {
             Self::Completion(args) => args.run(),
             Self::Dns(args) => args.run(),
             Self::Etcdinit(args) => args.run(),
+            Self::Forget(args) => args.run(),
             Self::KubeLite(args) => args.run(),
             Self::Kvstoremesh(args) => args.run(),
             Self::Mesh(args) => args.run(),

@@ -31,6 +31,7 @@ use mesh_runtime::{
 };
 use prometheus_client::registry::Registry;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::time::Duration;
@@ -132,6 +133,15 @@ impl Daemon {
         page: impl Fn() -> T + Clone + Send + Sync + 'static,
     ) {
         self.pages.push(Box::new(move |health| health.json(path, page)));
+    }
+
+    /// Carries out `act` for `POST path` from this machine's loopback.
+    pub(crate) fn action<Q: DeserializeOwned + Send + 'static, A: Serialize>(
+        &mut self,
+        path: &'static str,
+        act: impl Fn(Q) -> Result<A, String> + Clone + Send + Sync + 'static,
+    ) {
+        self.pages.push(Box::new(move |health| health.action(path, act)));
     }
 }
 

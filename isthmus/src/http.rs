@@ -14,10 +14,25 @@ const MAX_BYTES: u64 = 64 * 1024 * 1024;
 ///
 /// HTTP/1.0, so that the answer ends where the connection does and has no chunks.
 pub(crate) fn get(address: SocketAddr, path: &str) -> anyhow::Result<Vec<u8>> {
+    ask(address, &format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n"))
+}
+
+/// The body of the answer to `POST path` with this JSON.
+pub(crate) fn post(address: SocketAddr, path: &str, json: &str) -> anyhow::Result<Vec<u8>> {
+    let length = json.len();
+    ask(
+        address,
+        &format!(
+            "POST {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{json}"
+        ),
+    )
+}
+
+fn ask(address: SocketAddr, request: &str) -> anyhow::Result<Vec<u8>> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).context("connect")?;
     stream.set_read_timeout(Some(PATIENCE)).context("set a time-out")?;
     stream.set_write_timeout(Some(PATIENCE)).context("set a time-out")?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").context("ask")?;
+    stream.write_all(request.as_bytes()).context("ask")?;
     let mut answer = Vec::new();
     stream.take(MAX_BYTES).read_to_end(&mut answer).context("read the answer")?;
     body(answer)
@@ -30,6 +45,8 @@ fn body(mut answer: Vec<u8>) -> anyhow::Result<Vec<u8>> {
     let status = head.lines().next().unwrap_or_default();
     match status.split(' ').nth(1) {
         Some("200") => Ok(body),
+        // A page that is not there has no words of its own.
+        Some("404") if !body.is_empty() => bail!("{}", String::from_utf8_lossy(&body)),
         _ => bail!("expected 200, found {status:?}"),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kvstore::{Client, Error, KeyRange, Write};
-use mesh_types::{ClusterName, key, mirror_word_key};
+use mesh_types::{ClusterName, Form, Resource, key, mirror_word_key};
 use tokio::time::sleep;
 
 use crate::removal::announce;
@@ -23,14 +23,37 @@ pub struct Forgotten {
     pub left: Vec<String>,
 }
 
+/// Why a cluster was not forgotten.
+#[derive(Debug, thiserror::Error)]
+pub enum ForgetError {
+    /// It is not a mirrored one.
+    #[error("{cluster} is the cluster that the store belongs to: {key} is its own; name a remote cluster")]
+    Own {
+        /// Its name.
+        cluster: ClusterName,
+        /// What only the owner of a store has in it.
+        key: String,
+    },
+    /// The store refuses.
+    #[error("the store refuses; what is deleted by now stays deleted")]
+    Store(#[from] Error),
+}
+
 /// Deletes all that a store holds of `cluster`, then lists it again.
 ///
 /// In the order that readers expect (configuration, canaries, data), without the grace of a removal. Readers that are
 /// connected hear that the cluster was removed, for as long as `settle`.
 ///
 /// # Errors
-/// Those of the store; what is deleted by then stays deleted, and calling again goes on.
-pub async fn forget(local: &dyn Client, cluster: &ClusterName, settle: Duration) -> Result<Forgotten, Error> {
+/// [`ForgetError::Own`], before anything is deleted, and those of the store, after which calling again goes on.
+pub async fn forget(
+    local: &dyn Client,
+    cluster: &ClusterName,
+    settle: Duration,
+) -> Result<Forgotten, ForgetError> {
+    if let Some(key) = own_key(local, cluster).await? {
+        return Err(ForgetError::Own { cluster: cluster.clone(), key });
+    }
     let mut forgotten = Forgotten::default();
     let word = Bytes::from(mirror_word_key(cluster));
     let mut found = BTreeMap::new();
@@ -55,6 +78,25 @@ pub async fn forget(local: &dyn Client, cluster: &ClusterName, settle: Duration)
         forgotten.left.extend(keys.iter().map(|key| key.escape_ascii().to_string()));
     }
     Ok(forgotten)
+}
+
+/// A key that says that `cluster` is not mirrored into this store but exported into it.
+async fn own_key(local: &dyn Client, cluster: &ClusterName) -> Result<Option<String>, Error> {
+    for canary in Resource::ALL.map(|kind| kind.canary(Form::State, cluster)) {
+        if local.get(canary.as_bytes()).await?.is_some() {
+            return Ok(Some(canary));
+        }
+    }
+    for prefix in Resource::ALL.map(|kind| kind.prefix(Form::State, cluster)) {
+        // The others are the same for every cluster.
+        if prefix.contains(&format!("/{cluster}/")) {
+            let page = local.list(&KeyRange::prefix(prefix), 1, None).await?;
+            if let Some(found) = page.kvs.first() {
+                return Ok(Some(found.key.escape_ascii().to_string()));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Where a store may hold something of a mirrored cluster: its configuration, its canaries, its data.

@@ -204,11 +204,8 @@ impl Keeper {
 
     /// The connection is gone.
     pub(crate) fn disconnected(&mut self, now: Instant) {
-        self.lost(now);
+        self.cut_off(now);
         self.named = None;
-        if self.contact != Contact::Never {
-            self.out_since.get_or_insert(now);
-        }
     }
 
     /// Takes a batch as a follower gives it.
@@ -258,7 +255,7 @@ impl Keeper {
                 }
                 Change::Lost { .. } => {
                     self.named = Some(BTreeSet::new());
-                    self.lost(now);
+                    self.cut_off(now);
                     taken.signal = Some(Signal::Lost);
                 }
                 Change::Resumed { .. } => {
@@ -418,6 +415,13 @@ impl Keeper {
         let revoked = patience.revoke_after.zip(self.out_since);
         let revoked = revoked.map(|(after, since)| (since + after, Reason::CacheTtlEnded));
         drained.into_iter().chain(revoked).min_by_key(|(at, _)| *at)
+    }
+
+    fn cut_off(&mut self, now: Instant) {
+        self.lost(now);
+        if self.contact != Contact::Never {
+            self.out_since.get_or_insert(now);
+        }
     }
 
     fn is_current(&mut self) {

@@ -39,7 +39,7 @@ pub mod troubleshoot;
 
 pub use board::Board;
 pub use config::{DirectoryError, RejectedFile};
-pub use forget::{Forgotten, forget};
+pub use forget::{ForgetError, Forgotten, forget};
 pub use keeper::Shrink;
 pub use lost_contact::{LostContact, LostContactError};
 pub use mesh::Mesh;

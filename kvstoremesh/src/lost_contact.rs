@@ -42,7 +42,7 @@ impl fmt::Display for LostContact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Keep => f.write_str("keep"),
-            Self::DrainAfter(after) => write!(f, "drain-after:{}s", after.as_secs()),
+            Self::DrainAfter(after) => write!(f, "drain-after:{after:?}"),
         }
     }
 }

@@ -1,19 +1,20 @@
 use crate::metrics::encode;
 use crate::readiness::Readiness;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Json};
-use axum::routing::get;
+use axum::routing::{get, post};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -114,6 +115,35 @@ impl Health {
         Self { router: self.router.route(path, get(answer)) }
     }
 
+    /// Carries out `act` for each `POST path` with a JSON body, and answers with what it returns as JSON, or 404 with its error.
+    ///
+    /// Only for callers on this machine's loopback, others get 403: the listener itself may be open to probes from elsewhere.
+    /// Like a page, `act` returns at once.
+    ///
+    /// # Panics
+    /// When `path` is served already or does not start with `/`.
+    #[must_use]
+    pub fn action<Q: DeserializeOwned + Send + 'static, A: Serialize>(
+        self,
+        path: &str,
+        act: impl Fn(Q) -> Result<A, String> + Clone + Send + Sync + 'static,
+    ) -> Self {
+        let answer = async move |Extension(Caller(caller)): Extension<Caller>, body: axum::body::Bytes| {
+            if !caller.to_canonical().is_loopback() {
+                return (StatusCode::FORBIDDEN, "only from loopback").into_response();
+            }
+            let question = match serde_json::from_slice(&body) {
+                Ok(question) => question,
+                Err(error) => return (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+            };
+            match act(question) {
+                Ok(done) => Json(done).into_response(),
+                Err(error) => (StatusCode::NOT_FOUND, error).into_response(),
+            }
+        };
+        Self { router: self.router.route(path, post(answer)) }
+    }
+
     /// Serves until `stop`, then lets the answers under way go out.
     ///
     /// # Errors
@@ -131,15 +161,15 @@ impl Health {
             };
             let Some((accepted, permit)) = stop.run_until_cancelled(next).await else { break };
             while connections.try_join_next().is_some() {}
-            let stream = match accepted {
-                Ok((stream, _peer)) => stream,
+            let (stream, caller) = match accepted {
+                Ok((stream, peer)) => (stream, Caller(peer.ip())),
                 Err(error) => {
                     warn!(%error, "health listener cannot accept a connection");
                     sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            let service = TowerToHyperService::new(self.router.clone());
+            let service = TowerToHyperService::new(self.router.clone().layer(Extension(caller)));
             let connection = graceful.watch(server.serve_connection(TokioIo::new(stream), service));
             connections.spawn(async move {
                 if let Err(error) = connection.await {
@@ -155,6 +185,10 @@ impl Health {
         Ok(())
     }
 }
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+struct Caller(IpAddr);
 
 /// Cilium's bodies on the first line, then what is pending.
 async fn ready(State(readiness): State<Readiness>) -> (StatusCode, String) {

@@ -21,6 +21,8 @@ mod path;
 #[cfg(test)]
 mod restarts;
 #[cfg(test)]
+mod soak;
+#[cfg(test)]
 mod stores;
 #[cfg(test)]
 mod tables;

@@ -112,13 +112,28 @@ fn scan(path: &Path) -> Result<Vec<FoundFile>, DirectoryError> {
 
 /// The content of a regular file of sensible size; `None` for anything else.
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    read_while(path, || {})
+}
+
+/// The same, while something else happens.
+///
+/// A file that changes under its reader is an error: half of one and half of another may well be a configuration, of another
+/// cluster or without its certificates.
+fn read_while(path: &Path, meanwhile: impl FnOnce()) -> io::Result<Option<Vec<u8>>> {
     // Looked at before it is opened: to open a pipe would wait for its writer.
     if !std::fs::metadata(path)?.is_file() {
         return Ok(None);
     }
     let file = File::open(path)?;
+    let state = |file: &File| file.metadata().and_then(|found| Ok((found.len(), found.modified()?)));
+    let before = state(&file)?;
     let mut content = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut content)?;
+    (&file).take(MAX_FILE_BYTES + 1).read_to_end(&mut content)?;
+    meanwhile();
+    let whole = content.len() as u64 == before.0.min(MAX_FILE_BYTES + 1);
+    if !whole || state(&file)? != before {
+        return Err(io::Error::other("the file changed while it was read"));
+    }
     Ok((content.len() as u64 <= MAX_FILE_BYTES).then_some(content))
 }
 
@@ -180,4 +195,25 @@ fn places(path: &Path) -> BTreeSet<PathBuf> {
     let mut places: BTreeSet<PathBuf> = parents.collect();
     places.insert(path.canonicalize().unwrap_or_else(|_gone| path.to_owned()));
     places
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_changes_while_it_is_read_is_not_believed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("west");
+        std::fs::write(&path, "endpoints: ['https://west:2379']\n").unwrap();
+        assert_eq!(read(&path).unwrap().unwrap(), b"endpoints: ['https://west:2379']\n");
+        let grow =
+            || std::fs::write(&path, "endpoints: ['https://west:2379', 'https://more:2379']\n").unwrap();
+        read_while(&path, grow).unwrap_err();
+        // In place and of the same length, which only its time tells.
+        let later = std::time::SystemTime::now() + Duration::from_secs(1);
+        let touch = || File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+        read_while(&path, touch).unwrap_err();
+        assert!(read(&path).unwrap().is_some(), "once it rests it counts");
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvstore::{Client, KeyRange, LeaseId, Store, Write};
-use kvstoremesh::{Dial, Mesh, RemoteStatus, Settings, StatusPage};
+use kvstoremesh::{Board, Dial, Mesh, RemoteStatus, Settings, StatusPage};
 use mesh_runtime::{Backoff, Readiness, Supervisor};
 use mesh_types::LocalCluster;
 use prometheus_client::registry::Registry;
@@ -122,6 +122,10 @@ impl Bed {
 
     pub(crate) fn status(&self) -> StatusPage {
         self.mesh.board().status(&self.cluster, Instant::now())
+    }
+
+    pub(crate) fn board(&self) -> Board {
+        self.mesh.board()
     }
 
     pub(crate) fn remote(&self, name: &str) -> Option<RemoteStatus> {

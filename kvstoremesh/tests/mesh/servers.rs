@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use kvstore::server::{Server, ServerConfig, ServerTls};
 use kvstore::{Client, EtcdClient, EtcdConfig, EtcdTls, Store, StoreConfig};
@@ -19,6 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// A certificate authority with a server's and a client's certificate, in files.
 pub(crate) struct Pki {
     directory: TempDir,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 impl Pki {
@@ -29,20 +30,31 @@ impl Pki {
         let key = KeyPair::generate().unwrap();
         let ca = params.self_signed(&key).unwrap();
         std::fs::write(directory.path().join("ca.crt"), ca.pem()).unwrap();
-        let issuer = Issuer::new(params, key);
-        let issue = |name: &str, names: &[&str], usage: ExtendedKeyUsagePurpose| {
-            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            let mut params = CertificateParams::new(names).unwrap();
-            params.distinguished_name.push(DnType::CommonName, name);
-            params.extended_key_usages = vec![usage];
-            let key = KeyPair::generate().unwrap();
-            let certificate = params.signed_by(&key, &issuer).unwrap();
-            std::fs::write(directory.path().join(format!("{name}.crt")), certificate.pem()).unwrap();
-            std::fs::write(directory.path().join(format!("{name}.key")), key.serialize_pem()).unwrap();
-        };
-        issue("server", &["127.0.0.1", "west.mesh.cilium.io"], ExtendedKeyUsagePurpose::ServerAuth);
-        issue("remote", &[], ExtendedKeyUsagePurpose::ClientAuth);
-        Self { directory }
+        let pki = Self { directory, issuer: Issuer::new(params, key) };
+        let names = ["127.0.0.1", "west.mesh.cilium.io"];
+        pki.issue("server", &names, ExtendedKeyUsagePurpose::ServerAuth, None);
+        pki.issue("admin", &[], ExtendedKeyUsagePurpose::ClientAuth, None);
+        pki.issue_remote(None);
+        pki
+    }
+
+    /// A (new) certificate for the mirror, which ends after `lifetime`.
+    pub(crate) fn issue_remote(&self, lifetime: Option<Duration>) {
+        self.issue("remote", &[], ExtendedKeyUsagePurpose::ClientAuth, lifetime);
+    }
+
+    fn issue(&self, name: &str, names: &[&str], usage: ExtendedKeyUsagePurpose, lifetime: Option<Duration>) {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![usage];
+        if let Some(lifetime) = lifetime {
+            params.not_after = (SystemTime::now() + lifetime).into();
+        }
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        std::fs::write(self.path(&format!("{name}.crt")), certificate.pem()).unwrap();
+        std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
     }
 
     pub(crate) fn path(&self, file: &str) -> PathBuf {
@@ -52,8 +64,8 @@ impl Pki {
     pub(crate) fn client(&self, url: &str) -> EtcdClient {
         let tls = EtcdTls {
             ca_file: self.path("ca.crt"),
-            cert_file: Some(self.path("remote.crt")),
-            key_file: Some(self.path("remote.key")),
+            cert_file: Some(self.path("admin.crt")),
+            key_file: Some(self.path("admin.key")),
             server_name: None,
         };
         EtcdClient::new(EtcdConfig::new([url], Some(tls))).unwrap()
@@ -135,6 +147,22 @@ impl Listening {
         }
     }
 
+    /// Stops it where it is, with its connections open; only a process can be.
+    pub(crate) fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let Some(Running::Process(child)) = &self.running else { panic!("expected a process that runs") };
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).status().unwrap();
+        assert!(sent.success());
+    }
+
     /// Ends it and forgets everything, as when a pod is replaced.
     pub(crate) async fn wipe(&mut self) {
         self.down().await;
@@ -168,7 +196,9 @@ impl Listening {
             key_file: pki.path("server.key"),
             client_ca_file: Some(pki.path("ca.crt")),
         };
-        let config = ServerConfig::new(self.address, Some(tls));
+        let mut config = ServerConfig::new(self.address, Some(tls));
+        // Operators may raise it, as with etcd's --max-request-bytes.
+        config.limits.request_bytes = 8 << 20;
         let server = Server::bind(config, Arc::clone(&self.store)).await.unwrap();
         let stop = CancellationToken::new();
         #[expect(clippy::disallowed_methods, reason = "the test waits for it in `down`")]

@@ -9,13 +9,13 @@ use crate::bed::net::Net;
 use crate::bed::{Bed, config};
 use crate::servers::{Listening, Pki, Program, free_port};
 
-const NODES: [&str; 2] = ["cilium/cache/nodes/v1/west/n1", "cilium/cache/nodes/v1/west/n2"];
+pub(crate) const NODES: [&str; 2] = ["cilium/cache/nodes/v1/west/n1", "cilium/cache/nodes/v1/west/n2"];
 
 fn bed() -> Bed {
     Bed::start_with(Net::default(), Arc::new(EtcdDial), &[], |_| {})
 }
 
-async fn put(client: &dyn Client, keys: &[(String, String)]) {
+pub(crate) async fn put(client: &dyn Client, keys: &[(String, String)]) {
     let write = |(key, value): &(String, String)| Write::Put {
         key: key.clone().into(),
         value: value.clone().into(),
@@ -25,7 +25,7 @@ async fn put(client: &dyn Client, keys: &[(String, String)]) {
 }
 
 /// What cluster `west` exports, without its canaries.
-fn exports(nodes: &[&str]) -> Vec<(String, String)> {
+pub(crate) fn exports(nodes: &[&str]) -> Vec<(String, String)> {
     let mut keys = vec![("cilium/cluster-config/west".to_owned(), config(2))];
     keys.extend(
         nodes.iter().map(|node| (format!("cilium/state/nodes/v1/west/{node}"), format!("node {node}"))),
@@ -33,7 +33,7 @@ fn exports(nodes: &[&str]) -> Vec<(String, String)> {
     keys
 }
 
-fn canaries() -> Vec<(String, String)> {
+pub(crate) fn canaries() -> Vec<(String, String)> {
     let canary = |resource| (format!("cilium/synced/west/cilium/state/{resource}/v1"), "then".to_owned());
     ["nodes", "ip", "identities", "services"].map(canary).to_vec()
 }

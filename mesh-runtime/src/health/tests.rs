@@ -119,3 +119,29 @@ async fn connections_beyond_the_bound_wait_for_a_free_place() {
     let (head, _) = waiting.await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
 }
+
+#[tokio::test]
+async fn an_action_is_carried_out_for_loopback_alone() {
+    let act = |word: String| match word.as_str() {
+        "west" => Ok(7),
+        other => Err(format!("no {other}")),
+    };
+    let health = Health::new(Readiness::new(), Registry::default()).action("/release", act);
+    let ask = async |router: &Router, caller: [u8; 4], body: &'static str| {
+        let service = router.clone().layer(Extension(Caller(caller.into())));
+        let request = axum::http::Request::post("/release").body(axum::body::Body::from(body)).unwrap();
+        let answer =
+            hyper::service::Service::call(&TowerToHyperService::new(service), request).await.unwrap();
+        let status = answer.status().as_u16();
+        let body = axum::body::to_bytes(answer.into_body(), 1024).await.unwrap();
+        (status, String::from_utf8_lossy(&body).into_owned())
+    };
+    assert_eq!(ask(&health.router, [127, 0, 0, 1], r#""west""#).await, (200, "7".to_owned()));
+    assert_eq!(ask(&health.router, [127, 0, 0, 1], r#""east""#).await, (404, "no east".to_owned()));
+    assert_eq!(ask(&health.router, [127, 0, 0, 1], "{").await.0, 400);
+    assert_eq!(ask(&health.router, [10, 0, 0, 1], r#""west""#).await.0, 403);
+
+    let served = Served::new(health).await;
+    let (head, _) = served.get("/release").await;
+    assert!(head.starts_with("HTTP/1.1 405 "), "to look is not to act: {head}");
+}

@@ -79,11 +79,15 @@ fn push_remote(text: &mut String, remote: &RemoteStatus) {
     if let Some(error) = &remote.write_error {
         line(text, format_args!("      local store: {error}"));
     }
+    push_times(text, remote);
     for (name, resource) in &remote.resources {
         line(
             text,
             format_args!("      {name:<15} {:>7} entries  {}", resource.entries, resource_words(resource)),
         );
+        for what in off_words(&remote.name, name, resource) {
+            line(text, format_args!("      {:<15} ! {what}", ""));
+        }
     }
     for skipped in &remote.skipped {
         line(
@@ -96,6 +100,44 @@ fn push_remote(text: &mut String, remote: &RemoteStatus) {
     }
 }
 
+/// How old what is here may be, and what becomes of it without contact.
+fn push_times(text: &mut String, remote: &RemoteStatus) {
+    let mut words = Vec::new();
+    words.extend(remote.heartbeat_age_seconds.map(|age| format!("heartbeat {age:.0} s ago")));
+    for (source, latency) in &remote.latency {
+        words.push(format!(
+            "{} changes timed by its {source}: half within {} s, 99 of 100 within {} s, slowest {:.3} s",
+            latency.count, latency.p50_seconds, latency.p99_seconds, latency.max_seconds
+        ));
+    }
+    if !remote.lost_contact.is_empty() {
+        words.push(format!("without contact: {}", remote.lost_contact));
+    }
+    if !words.is_empty() {
+        line(text, format_args!("      {}", words.join("; ")));
+    }
+}
+
+/// What is not as the peer has it, and what ends that.
+fn off_words(cluster: &str, kind: &str, resource: &ResourceStatus) -> Vec<String> {
+    let mut words = Vec::new();
+    if let Some(held) = &resource.withheld {
+        let until = held.goes_in_seconds.map(|left| format!(" for another {left:.0} s")).unwrap_or_default();
+        words.push(format!(
+            "{} withdrawn entries are held back{until} ({}); obey at once: isthmus kvstoremesh release {cluster} {kind}",
+            held.keys, held.reason
+        ));
+    }
+    if let Some(given_up) = &resource.given_up {
+        words
+            .push(format!("{} entries were withdrawn without its word ({})", given_up.keys, given_up.reason));
+    }
+    if resource.left_out > 0 {
+        words.push(format!("{} entries are too many and left out (too-many-keys)", resource.left_out));
+    }
+    words
+}
+
 fn resource_words(resource: &ResourceStatus) -> String {
     let mut words = resource.state.clone();
     if let Some(stale) = resource.stale_seconds {
@@ -103,6 +145,12 @@ fn resource_words(resource: &ResourceStatus) -> String {
     }
     if let Some(what) = &resource.waiting_for {
         words += &format!(", waiting for {what}");
+    }
+    if let Some(age) = resource.age_bound_seconds {
+        words += &format!(", as of {age:.0} s ago");
+    }
+    if let Some(age) = resource.last_event_seconds {
+        words += &format!(", last event {age:.0} s ago");
     }
     if resource.pending > 0 {
         words += &format!(", {} to write", resource.pending);
@@ -126,8 +174,12 @@ mod tests {
                 "name": "west", "ready": false, "connected": false, "endpoints": ["https://west:2379"],
                 "storeClusterId": "00000000000000ab", "config": null,
                 "resources": {"nodes": {"state": "stale", "waitingFor": "connection", "entries": 3, "pending": 0,
-                    "staleSeconds": 12.4, "lastEventSeconds": 13.0}},
-                "heartbeatAgeSeconds": null, "failures": 2, "lastFailure": null,
+                    "staleSeconds": 12.4, "lastEventSeconds": 13.0, "ageBoundSeconds": 12.6, "leftOut": 7,
+                    "withheld": {"keys": 2, "reason": "withdrawal-abrupt", "sinceSeconds": 20.0, "goesInSeconds": 280.4},
+                    "givenUp": {"keys": 1, "reason": "contact-lost-drained", "sinceSeconds": 1.0}}},
+                "lostContact": "drain-after:600s",
+                "latency": {"heartbeat": {"count": 4, "p50Seconds": 0.5, "p99Seconds": 1.0, "maxSeconds": 0.91, "lastSeconds": 0.2}},
+                "heartbeatAgeSeconds": 42.4, "failures": 2, "lastFailure": null,
                 "trouble": {"reason": "tls-failed", "detail": "certificate expired"}, "writeError": null,
                 "skipped": [{"resource": "nodes", "key": "../x", "reason": "key-malformed", "detail": "key ends in .."}],
             }],
@@ -142,7 +194,11 @@ mod tests {
 cluster east (id 1): 0/1 remote clusters ready
    west: not connected, id unknown, store 00000000000000ab at https://west:2379, 2 failures
       certificate expired (tls-failed)
-      nodes                 3 entries  stale for 12 s, waiting for connection
+      heartbeat 42 s ago; 4 changes timed by its heartbeat: half within 0.5 s, 99 of 100 within 1 s, slowest 0.910 s; without contact: drain-after:600s
+      nodes                 3 entries  stale for 12 s, waiting for connection, as of 13 s ago, last event 13 s ago
+                      ! 2 withdrawn entries are held back for another 280 s (withdrawal-abrupt); obey at once: isthmus kvstoremesh release west nodes
+                      ! 1 entries were withdrawn without its word (contact-lost-drained)
+                      ! 7 entries are too many and left out (too-many-keys)
       skipped nodes ../x: key ends in .. (key-malformed)
    north: being removed (grace)
    file West: not used, expected a-z (cluster-name-invalid)
