@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod bench;
+mod fidelity;
 #[path = "../../../kube-watch/tests/api_server/server.rs"]
 mod server;
 

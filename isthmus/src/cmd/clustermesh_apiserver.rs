@@ -7,7 +7,7 @@ use crate::exit::{Exit, Usage};
 use crate::store::{ObservedStore, StoreArgs, StoreSeries};
 use anyhow::Context as _;
 use clap::ArgAction;
-use clustermesh_apiserver::{Cni, Config, Handle, Leases};
+use clustermesh_apiserver::{Cni, Config, Handle, Leases, ServiceFormat};
 use kvstore::{EtcdClient, Users};
 use mesh_observe::EtcdStore;
 use mesh_types::LocalCluster;
@@ -68,10 +68,10 @@ pub(crate) struct ExportArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
         default_value_t = true, action = ArgAction::Set)]
     clustermesh_default_global_namespace: bool,
-    /// In which formats global services go out.
-    #[arg(long, value_name = "FORMAT", default_value = "prefer-legacy", hide = true,
-        value_parser = ["prefer-legacy"])]
-    clustermesh_service_v2: String,
+    /// In which formats global services go out: services and EndpointSlices (prefer-legacy, prefer-endpointslice), or
+    /// EndpointSlices alone (only-endpointslice), which peers older than Cilium 1.20 do not read.
+    #[arg(long, value_name = "FORMAT", default_value_t = ServiceFormat::PreferLegacy)]
+    clustermesh_service_v2: ServiceFormat,
     /// Export the Services whose label service.kubernetes.io/service-proxy-name has this value [default: those without
     /// the label].
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
@@ -190,6 +190,7 @@ impl ExportArgs {
             crd_wait: self.crd_wait_timeout,
             cilium_endpoint_slices: self.enable_cilium_endpoint_slice,
             mcs_api: self.clustermesh_enable_mcs_api,
+            service_format: self.clustermesh_service_v2,
             default_global_namespace: self.clustermesh_default_global_namespace,
             service_proxy_name: self.k8s_service_proxy_name.clone(),
             identity_namespace: self.identity_namespace.clone(),
