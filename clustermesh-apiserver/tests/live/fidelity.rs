@@ -164,7 +164,8 @@ async fn a_namespace_that_flips_under_load_ends_as_it_is() -> Result<()> {
         anyhow::Ok(())
     };
     let (flipped, loaded) = tokio::join!(flips, load);
-    (flipped?, loaded?);
+    flipped?;
+    loaded?;
     // The last flip let it in.
     let endpoints: Vec<String> = (36..=40).map(|last| format!("10.72.2.{last}")).collect();
     until_names(store, IP, &endpoints.iter().map(String::as_str).collect::<Vec<_>>()).await?;
