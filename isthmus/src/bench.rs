@@ -11,8 +11,9 @@
 //! process (`proc`), so the generator, which runs in this process, does not count; only figures of wall time feel it.
 //! Nothing is asserted here: a missed target is a word in the table.
 //!
-//! [`mirror`] measures the mirror of remote clusters in the same way.
+//! [`mirror`] measures the mirror of remote clusters in the same way, [`export`] the exporter.
 
+pub(crate) mod export;
 mod figures;
 mod keys;
 mod latency;

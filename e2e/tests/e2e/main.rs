@@ -5,6 +5,8 @@ mod bad_input;
 #[cfg(test)]
 mod bed;
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod chart;
 #[cfg(test)]
 mod derived;

@@ -10,6 +10,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+mod export;
 mod mirror;
 
 /// Where memory is a file system.
@@ -28,6 +29,8 @@ enum Command {
     Store(StoreArgs),
     /// Measure the mirror of up to 250 generated clusters into the store of this one.
     Mirror(mirror::Args),
+    /// Measure the export of a real Kubernetes API into the store of this process.
+    Export(export::Args),
     /// Serve generated clusters as etcd v3 servers, each on a port of its own, for a mirror to read.
     Peers(PeersArgs),
     /// What `mirror` measures.
@@ -79,6 +82,7 @@ impl Args {
         match self.command {
             Command::Store(args) => args.run(),
             Command::Mirror(args) => args.run(),
+            Command::Export(args) => args.run(),
             Command::Peers(args) => args.run(),
             Command::Node(args) => args.run(),
         }
