@@ -22,6 +22,8 @@ use crate::{
 
 /// What etcd's version the store's answers are those of.
 pub(crate) const ETCD_VERSION: &str = "3.7.0";
+/// The same as the version of a cluster.
+pub(crate) const CLUSTER_VERSION: &str = "3.7";
 
 /// Records that are looked up under one hold of the store's lock.
 const KEPT_AT_ONCE: usize = 256;

@@ -30,6 +30,10 @@ const COMMANDS: &[&str] = &[
     "get --prefix '' --limit 1 --count-only -w fields",
     "get --prefix '' --order DESCEND --sort-by KEY",
     "get --prefix '' --sort-by VALUE --order ASCEND",
+    "get --prefix '' --print-value-only",
+    "get a --hex",
+    "get --prefix '' --consistency s",
+    "get --prefix '' --max-create-rev 2 --sort-by CREATE",
     "get nothing",
     "get b --rev 99",
     "put '' x",
@@ -40,6 +44,8 @@ const COMMANDS: &[&str] = &[
     "txn << value(\"t\") = \"x\"\n\nput t 1\n\nget t\ndel t\n\n",
     "txn << version(\"t\") > \"0\"\n\nput t 1\nput t 2\n\n\n",
     "txn -i << create(\"t\") > \"0\"\n\nget t\nput t 3\n\n\n",
+    "txn << lease(\"t\") = 0\n\nput t 4 --prev-kv\n\n\n",
+    "txn << nothing(\"t\") = \"0\"\n\nput t 5\n\n\n",
     "txn -i << nonsense\n\n\n\n",
     "put t --ignore-value",
     "put t x --ignore-lease",
@@ -48,7 +54,10 @@ const COMMANDS: &[&str] = &[
     "del --from-key zz",
     "lease grant 100 --lease-id 1f",
     "put l 1 --lease=1f",
+    "lease grant 0 --lease-id 21",
+    "lease grant 100",
     "lease list",
+    "lease timetolive 99 --keys",
     "lease keep-alive --once 1f",
     "lease revoke 1f",
     "lease revoke 1f",
@@ -71,6 +80,10 @@ const COMMANDS: &[&str] = &[
     "endpoint status -w fields",
     "endpoint hashkv -w fields",
     "endpoint hashkv --rev 99 -w fields",
+    "member remove 1234",
+    "member promote 1234",
+    "member update 1234 --peer-urls=http://127.0.0.1:1",
+    "downgrade cancel",
     "alarm list",
     "alarm disarm",
     "defrag",
@@ -133,18 +146,19 @@ const COMMANDS: &[&str] = &[
     "auth status",
 ];
 
-/// Programs that go on until they are ended: what starts them, what happens then, and how many lines they print.
-const GOING_ON: &[(&str, &[&str], usize)] = &[
-    ("watch w/ --prefix --rev 6", &["put w/a 1", "put w/b 2", "del w/a"], 8),
-    ("watch w/ --prefix --rev 6 --prev-kv", &["put w/b 3"], 17),
-    ("watch v --rev 6 -w fields", &["put v 1"], 1),
-    ("watch w/ w0 --rev 6", &["put w0 not-in-it", "put w/c 1"], 14),
-    ("watch -i << watch i --rev 6\nwatch j --rev 6\n", &["put i 1", "put j 1"], 6),
-    ("watch x --rev 6 -- echo changed", &["put x 1"], 4),
-    ("watch old --rev 2", &[], 2),
-    ("lease keep-alive 20", &[], 1),
-    ("elect e me", &[], 2),
-    ("lock m", &[], 1),
+/// Programs that go on until they are ended: what starts them, and what happens then, each with the lines that are
+/// printed of it. These are waited for before the next thing happens, so that there is one order of them.
+const GOING_ON: &[(&str, &[(&str, usize)])] = &[
+    ("watch w/ --prefix --rev 6", &[("put w/a 1", 3), ("put w/b 2", 3), ("del w/a", 3)]),
+    ("watch w/ --prefix --rev 6 --prev-kv", &[("put w/b 3", 16)]),
+    ("watch v --rev 6 -w fields", &[("put v 1", 1)]),
+    ("watch w/ w0 --rev 6", &[("put w0 not-in-it", 12), ("put w/c 1", 3)]),
+    ("watch -i << watch i --rev 6\nwatch j --rev 6\n", &[("put i 1", 3), ("put j 1", 3), ("put i 2", 3)]),
+    ("watch x --rev 6 -- echo changed", &[("put x 1", 4)]),
+    ("lease keep-alive 20", &[("", 1)]),
+    ("elect e me", &[("", 2)]),
+    ("elect --listen e", &[("", 2)]),
+    ("lock m", &[("", 1)]),
 ];
 
 /// A server, seen through etcdctl.
@@ -195,12 +209,9 @@ impl<'a> Seen<'a> {
         format!("{:?}\n{}", output.status.code(), self.evened(&text))
     }
 
-    /// Starts a command that goes on, does what is to happen meanwhile, and ends it after so many lines.
-    fn watch(&self, line: &str, meanwhile: &[&str], lines: usize) -> String {
+    /// Starts a command that goes on, does what is to happen meanwhile, and ends it after all of its lines.
+    fn watch(&self, line: &str, meanwhile: &[(&str, usize)]) -> String {
         let mut child = self.start(line);
-        for command in meanwhile {
-            self.run(command);
-        }
         let output = child.stdout.take().unwrap();
         let (send, printed) = mpsc::channel();
         let reader = std::thread::spawn(move || {
@@ -210,12 +221,17 @@ impl<'a> Seen<'a> {
             }
         });
         let mut text = String::new();
-        for nth in 0..lines {
-            match printed.recv_timeout(DEADLINE) {
-                Ok(line) => text.push_str(&format!("{line}\n")),
-                Err(_none) => {
-                    text.push_str(&format!("(no line {nth})\n"));
-                    break;
+        for (command, lines) in meanwhile {
+            if !command.is_empty() {
+                self.run(command);
+            }
+            for nth in 0..*lines {
+                match printed.recv_timeout(DEADLINE) {
+                    Ok(line) => text.push_str(&format!("{line}\n")),
+                    Err(_none) => {
+                        text.push_str(&format!("(no line {nth})\n"));
+                        break;
+                    }
                 }
             }
         }
@@ -307,8 +323,12 @@ async fn its_commands_print_what_they_print_of_etcd() {
         let one = |command: &&str| compare(command, &here, &there, |seen| seen.run(command));
         different.extend(before.iter().filter_map(one));
         // While nobody needs to be anybody yet.
-        for (line, meanwhile, lines) in GOING_ON {
-            different.extend(compare(line, &here, &there, |seen| seen.watch(line, meanwhile, *lines)));
+        for (line, meanwhile) in GOING_ON {
+            different.extend(compare(line, &here, &there, |seen| {
+                let printed = seen.watch(line, meanwhile);
+                assert!(!printed.contains("(no line"), "{} {line}: {printed}", seen.endpoint);
+                printed
+            }));
         }
         different.extend(after.iter().filter_map(one));
         assert!(different.is_empty(), "{}", different.join("\n"));

@@ -301,13 +301,20 @@ impl Writer {
         match self.medium.reserve(self.written, AHEAD) {
             Ok(()) => {
                 self.reserved = self.written + AHEAD;
-                if self.inner.full.swap(false, Ordering::AcqRel) {
-                    info!("the disk has room again, writes are taken");
-                }
+                self.emptied();
             }
             Err(error) if medium::is_full(&error) => self.filled(&error),
-            // A file system that cannot reserve says so when it is full.
-            Err(_unsupported) => self.reserved = u64::MAX,
+            // A file system that cannot reserve says that it is full when it is written to, which went well just now.
+            Err(_unsupported) => {
+                self.reserved = u64::MAX;
+                self.emptied();
+            }
+        }
+    }
+
+    fn emptied(&self) {
+        if self.inner.full.swap(false, Ordering::AcqRel) {
+            info!("the disk has room again, writes are taken");
         }
     }
 

@@ -186,6 +186,10 @@ fn downgrade(
                 status::wrong_downgrade_version()
             })
         }
-        DowngradeAction::Cancel => Err(status::no_inflight_downgrade()),
+        // There is never one under way; etcd answers so too.
+        DowngradeAction::Cancel => {
+            let version = crate::embedded::CLUSTER_VERSION.to_owned();
+            Ok(pb::DowngradeResponse { header: Some(shared.header_now()), version })
+        }
     }
 }

@@ -37,7 +37,6 @@ statuses! {
     bad_leader_transferee = FailedPrecondition, "bad leader transferee";
     wrong_downgrade_version = InvalidArgument, "wrong downgrade target version format";
     invalid_downgrade_version = InvalidArgument, "invalid downgrade target version";
-    no_inflight_downgrade = FailedPrecondition, "no inflight downgrade job";
     request_too_large = InvalidArgument, "request is too large";
     too_many_requests = ResourceExhausted, "too many requests";
     stopped = Unavailable, "server stopped";
