@@ -66,7 +66,8 @@ pub(crate) async fn range_stream(mut call: Call) {
 async fn stream(call: &mut Call, request: pb::RangeRequest) -> Result<(), Status> {
     convert::check_range(&request)?;
     let ask = convert::range_request(&request);
-    if ask.sort.is_some() {
+    // Without an order, whatever the target, it is let pass, and sorted as `Range` does; etcd sorts each message so.
+    if ask.sort.is_some() && request.sort_order != pb::range_request::SortOrder::None as i32 {
         return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
     }
     if ask.filters != mvcc::Filters::default() {

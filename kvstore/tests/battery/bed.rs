@@ -82,10 +82,21 @@ impl Pki {
 
     /// Writes `<file>.crt` and `<file>.key` for a common name; replaces what was there.
     pub(crate) fn issue(&self, file: &str, common_name: &str) {
+        self.issue_with(file, common_name, |_| {});
+    }
+
+    /// The same, with something else about it.
+    pub(crate) fn issue_with(
+        &self,
+        file: &str,
+        common_name: &str,
+        change: impl FnOnce(&mut rcgen::CertificateParams),
+    ) {
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         let mut params = rcgen::CertificateParams::new(names).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(rcgen::DnType::CommonName, common_name);
+        change(&mut params);
         let key = rcgen::KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.ca).unwrap();
         std::fs::write(self.path(&format!("{file}.key")), key.serialize_pem()).unwrap();
@@ -122,6 +133,8 @@ impl Pki {
 pub(crate) struct Ours {
     pub(crate) pki: Pki,
     pub(crate) address: SocketAddr,
+    /// The second address for clients, if it was asked for.
+    pub(crate) second: Option<SocketAddr>,
     pub(crate) metrics: SocketAddr,
     pub(crate) store: Arc<Store>,
     stop: CancellationToken,
@@ -140,12 +153,13 @@ pub(crate) async fn ours_with(change: impl FnOnce(&mut ServerConfig)) -> Ours {
     change(&mut config);
     let store = Store::new(StoreConfig::default());
     let server = Server::bind(config, Arc::clone(&store)).await.unwrap();
-    let (address, metrics) = (server.client_addresses()[0], server.metrics_addresses()[0]);
+    let (addresses, metrics) = (server.client_addresses(), server.metrics_addresses()[0]);
+    let (address, second) = (addresses[0], addresses.get(1).copied());
     let stop = CancellationToken::new();
     let until = stop.clone();
     #[expect(clippy::disallowed_methods, reason = "a test has no supervisor")]
     let task = Some(tokio::spawn(server.run(until)));
-    Ours { pki, address, metrics, store, stop, task }
+    Ours { pki, address, second, metrics, store, stop, task }
 }
 
 impl Ours {
