@@ -402,12 +402,14 @@ mod over_the_wire {
         for garbage in
             [&b"\x16\x03\x01garbage"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\ngarbage garbage", b"\r\n\r\n"]
         {
-            let mut socket = tokio::net::TcpStream::connect(ours.address).await.unwrap();
-            socket.write_all(garbage).await.unwrap();
-            socket.shutdown().await.unwrap();
-            let mut rest = Vec::new();
-            // Reset or closed; not kept.
-            let _either = within("the end", socket.read_to_end(&mut rest)).await;
+            for address in [ours.address, ours.second.unwrap()] {
+                let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+                socket.write_all(garbage).await.unwrap();
+                socket.shutdown().await.unwrap();
+                let mut rest = Vec::new();
+                // Reset or closed; not kept.
+                let _either = within("the end", socket.read_to_end(&mut rest)).await;
+            }
         }
         assert_eq!(client.get(b"a").await.unwrap().unwrap().value, Bytes::from_static(b"1"));
     }

@@ -153,6 +153,14 @@ pub(crate) struct ServerArgs {
     #[arg(long, value_name = "BYTES", default_value_t = ServerLimits::default().quota_bytes)]
     quota_backend_bytes: u64,
 
+    /// How often a quiet peer is asked whether it is there.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::parse_positive)]
+    grpc_keepalive_interval: Duration,
+
+    /// How long a peer may take to answer that; then its connection is closed.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::parse_positive)]
+    grpc_keepalive_timeout: Duration,
+
     /// How often quiet watches are told where they are, if they asked for it.
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration::parse_positive)]
     watch_progress_notify_interval: Duration,
@@ -347,6 +355,8 @@ impl ServerArgs {
                 progress_interval: self.watch_progress_notify_interval,
                 bcrypt_cost: self.bcrypt_cost,
                 token_ttl: Duration::from_secs(self.auth_token_ttl),
+                keepalive_interval: self.grpc_keepalive_interval,
+                keepalive_timeout: self.grpc_keepalive_timeout,
                 ..ServerLimits::default()
             },
         })

@@ -57,6 +57,10 @@ pub struct ServerLimits {
     pub bcrypt_cost: u32,
     /// `--auth-token-ttl`: how long a password user's token lives after its last use.
     pub token_ttl: Duration,
+    /// `--grpc-keepalive-interval`: how often a quiet peer is asked whether it is there.
+    pub keepalive_interval: Duration,
+    /// `--grpc-keepalive-timeout`: how long it may take to answer; then its connection ends.
+    pub keepalive_timeout: Duration,
     /// Shorter leases are granted so many seconds; etcd's follows from its election timeout.
     pub min_lease_ttl_seconds: i64,
 }
@@ -75,6 +79,9 @@ impl Default for ServerLimits {
             progress_interval: Duration::from_secs(600),
             bcrypt_cost: 10,
             token_ttl: Duration::from_secs(300),
+            // etcd's two hours would keep the connections of machines that are gone.
+            keepalive_interval: Duration::from_secs(60),
+            keepalive_timeout: Duration::from_secs(60),
             min_lease_ttl_seconds: 2,
         }
     }

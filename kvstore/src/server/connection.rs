@@ -24,8 +24,6 @@ use super::{
 
 /// Limit for the TLS handshake, so that half-open connections do not pile up.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How often an idle peer is asked whether it is there.
-const PING_EVERY: Duration = Duration::from_secs(60);
 /// Bytes of requests that a peer may send ahead, per stream and per connection.
 const WINDOW: u32 = 1 << 20;
 
@@ -118,7 +116,7 @@ where
     let Ok(Ok(mut connection)) = handshake else { return "no HTTP/2 handshake" };
     let mut pings = connection.ping_pong();
     let mut calls: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
-    let mut ping_at = tokio::time::Instant::now() + PING_EVERY;
+    let mut ping_at = tokio::time::Instant::now() + shared.limits.keepalive_interval;
     let mut ping_open = false;
     let mut stopping = false;
     let peer = Arc::new(peer);
@@ -143,12 +141,13 @@ where
                     return "connection lost";
                 }
                 ping_open = false;
+                ping_at = tokio::time::Instant::now() + shared.limits.keepalive_interval;
             }
             () = tokio::time::sleep_until(ping_at) => {
                 if ping_open {
                     return "peer does not answer";
                 }
-                ping_at = tokio::time::Instant::now() + PING_EVERY;
+                ping_at = tokio::time::Instant::now() + shared.limits.keepalive_timeout;
                 ping_open = pings.as_mut().is_some_and(|pings| pings.send_ping(h2::Ping::opaque()).is_ok());
             }
         }

@@ -46,7 +46,7 @@ pub(crate) fn is_grpc(parts: &Parts) -> bool {
 /// Service and method of `/service/method`.
 pub(crate) fn split(path: &str) -> (&str, &str) {
     let path = path.strip_prefix('/').unwrap_or(path);
-    path.split_once('/').unwrap_or((path, ""))
+    path.rsplit_once('/').unwrap_or(("", path))
 }
 
 /// Serves a call to its end.
@@ -147,10 +147,10 @@ impl Call {
                 | "v3electionpb.Election"
                 | "grpc.health.v1.Health"
         );
-        let status = Status::unimplemented(if known {
-            format!("unknown method {method} for service {service}")
-        } else {
-            format!("unknown service {service}")
+        let status = Status::unimplemented(match service {
+            _ if known => format!("unknown method {method} for service {service}"),
+            "" => format!("malformed method name: {:?}", format!("/{method}")),
+            _ => format!("unknown service {service}"),
         });
         async move { self.outgoing.finish(Err(status)) }.boxed()
     }

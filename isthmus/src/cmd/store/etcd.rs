@@ -15,6 +15,8 @@ const SAME: &[&str] = &[
     "bcrypt-cost",
     "cert-file",
     "data-dir",
+    "grpc-keepalive-interval",
+    "grpc-keepalive-timeout",
     "key-file",
     "listen-client-urls",
     "listen-metrics-urls",
@@ -47,9 +49,7 @@ const IGNORED: &[&str] = &[
     "enable-v2",
     "feature-gates",
     "force-new-cluster",
-    "grpc-keepalive-interval",
     "grpc-keepalive-min-time",
-    "grpc-keepalive-timeout",
     "heartbeat-interval",
     "host-whitelist",
     "initial-advertise-peer-urls",
@@ -228,6 +228,7 @@ mod tests {
     fn limits_have_etcds_names() {
         let translated = of("--listen-client-urls=http://127.0.0.1:1 --max-request-bytes=1 --max-txn-ops=2 \
              --max-concurrent-streams=3 --quota-backend-bytes=4 --bcrypt-cost=5 --auth-token-ttl=6 \
+             --grpc-keepalive-interval=2h --grpc-keepalive-timeout=20s \
              --watch-progress-notify-interval=7s --experimental-watch-progress-notify-interval=8s");
         let limits = translated.unwrap().serve.server.config().unwrap().limits;
         assert_eq!(
@@ -235,6 +236,10 @@ mod tests {
             (1, 2, 3, 4)
         );
         assert_eq!((limits.bcrypt_cost, limits.token_ttl), (5, Duration::from_secs(6)));
+        assert_eq!(
+            (limits.keepalive_interval, limits.keepalive_timeout),
+            (Duration::from_secs(7200), Duration::from_secs(20))
+        );
         assert_eq!(limits.progress_interval, Duration::from_secs(8), "the last one counts");
         for wrong in ["--bcrypt-cost=3", "--bcrypt-cost=32", "--max-txn-ops=-1"] {
             assert!(of(wrong).is_err(), "{wrong}");
