@@ -421,11 +421,11 @@ async fn half_open_connections_end_and_are_in_nobodys_way() {
     for (what, address, bytes) in stuck {
         let mut socket = TcpStream::connect(address).await.unwrap();
         socket.write_all(bytes).await.unwrap();
-        open.push(tokio::spawn(async move {
+        open.push(async move {
             let mut rest = Vec::new();
             // Closed or reset; not kept.
             let _either = within(what, socket.read_to_end(&mut rest)).await;
-        }));
+        });
     }
     let client = ours.client();
     let working = async {
@@ -435,7 +435,7 @@ async fn half_open_connections_end_and_are_in_nobodys_way() {
         }
     };
     tokio::select! {
-        ended = futures::future::join_all(open) => ended.into_iter().for_each(|ended| ended.unwrap()),
+        _all = futures::future::join_all(open) => {}
         () = working => unreachable!("it writes for ever"),
     }
 }
@@ -464,7 +464,7 @@ async fn clients_that_never_read_hold_up_nobody_and_cost_little() {
     }
     let after = memory();
     // Each of them may be sent what its windows and the buffer of its connection hold, not all that there is.
-    let most = before + (8 * MEGABYTES << 20) / 2;
+    let most = before + ((4 * MEGABYTES) << 20);
     assert!(after < most, "{before} bytes before, {after} after");
     drop(silent);
 }
