@@ -17,6 +17,8 @@ pub(crate) const BUCKETS: [f64; 16] =
 pub(crate) enum Source {
     /// The value of its heartbeat, in whole seconds: up to a second too long.
     Heartbeat,
+    /// The same to the microsecond, as Isthmus writes it.
+    Stamp,
 }
 
 impl Source {
@@ -24,6 +26,7 @@ impl Source {
     pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Heartbeat => "heartbeat",
+            Self::Stamp => "stamp",
         }
     }
 }
@@ -84,10 +87,12 @@ impl Latency {
     }
 }
 
-/// How long ago a value was written that is an RFC 3339 time; `None` if it is none.
-pub(crate) fn behind(value: &[u8], now: SystemTime) -> Option<Duration> {
-    let written: Timestamp = std::str::from_utf8(value).ok()?.trim().parse().ok()?;
-    Some(now.duration_since(SystemTime::from(written)).unwrap_or_default())
+/// How long ago a value was written that is an RFC 3339 time, and how exact that is; `None` if it is none.
+pub(crate) fn behind(value: &[u8], now: SystemTime) -> Option<(Source, Duration)> {
+    let text = std::str::from_utf8(value).ok()?.trim();
+    let written: Timestamp = text.parse().ok()?;
+    let source = if text.contains('.') { Source::Stamp } else { Source::Heartbeat };
+    Some((source, now.duration_since(SystemTime::from(written)).unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -112,13 +117,16 @@ mod tests {
     fn the_time_of_a_heartbeat_is_read_in_any_zone_and_clocks_ahead_count_as_zero() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_770_113_475);
         for (value, expected) in [
-            (&b"2026-02-03T10:11:12Z"[..], Some(3)),
-            (b"2026-02-03T11:11:12+01:00", Some(3)),
-            (b"2026-02-03T10:11:20Z", Some(0)),
+            (&b"2026-02-03T10:11:12Z"[..], Some((Source::Heartbeat, 3000))),
+            (b"2026-02-03T11:11:12+01:00", Some((Source::Heartbeat, 3000))),
+            (b"2026-02-03T10:11:20Z", Some((Source::Heartbeat, 0))),
+            (b"2026-02-03T10:11:14.750000Z", Some((Source::Stamp, 250))),
+            (b"2026-02-03T10:11:14.000000Z", Some((Source::Stamp, 1000))),
             (b"now", None),
             (b"\xff", None),
         ] {
-            assert_eq!(behind(value, now).map(|late| late.as_secs()), expected, "{}", value.escape_ascii());
+            let found = behind(value, now).map(|(source, late)| (source, late.as_millis()));
+            assert_eq!(found, expected, "{}", value.escape_ascii());
         }
     }
 }

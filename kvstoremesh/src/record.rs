@@ -153,10 +153,10 @@ impl Record {
     }
 
     /// The heartbeat changed, and is `late` by the peer's clock.
-    pub(crate) fn heartbeat(&mut self, now: Instant, late: Option<Duration>) {
+    pub(crate) fn heartbeat(&mut self, now: Instant, late: Option<(Source, Duration)>) {
         self.last_heartbeat = Some(now);
-        if let Some(late) = late {
-            self.latency.entry(Source::Heartbeat).or_default().note(late);
+        if let Some((source, late)) = late {
+            self.latency.entry(source).or_default().note(late);
         }
     }
 

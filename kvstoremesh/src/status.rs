@@ -74,7 +74,8 @@ pub struct RemoteStatus {
     /// What becomes of its data without contact: `keep`, or `drain-after:` and a time.
     #[serde(default)]
     pub lost_contact: String,
-    /// How long changes took from the peer's clock to here, by what tells the peer's time: `heartbeat`.
+    /// How long changes took from the peer's clock to here, by what tells the peer's time: `heartbeat` in whole
+    /// seconds, or `stamp` to the microsecond where the peer is Isthmus.
     #[serde(default)]
     pub latency: BTreeMap<String, LatencyStatus>,
     /// Since its heartbeat changed.

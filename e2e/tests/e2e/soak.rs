@@ -73,7 +73,7 @@ fn killing_anything_at_any_moment_under_churn_withdraws_nothing_good_and_loses_n
         assert!(told.looks > length.as_secs(), "{} looked {} times only", witness.cluster, told.looks);
         println!("{}: {} looks at {} backends that stay", witness.cluster, told.looks, steady.len());
     }
-    println!("{} deaths, {} changes", soak.deaths, soak.changes);
+    println!("{} deaths, {} ends, {} changes", soak.deaths, soak.ends, soak.changes);
     assert!(soak.deaths > 3 && soak.changes > 3, "{} deaths, {} changes", soak.deaths, soak.changes);
     for (name, part) in CLUSTERS.iter().flat_map(|name| PARTS.map(|part| (name, part))) {
         let log = mesh.member(name).log(part).unwrap();
@@ -175,6 +175,8 @@ struct Soak {
     sources: Vec<Source>,
     dead: BTreeMap<(usize, Part), Instant>,
     deaths: u64,
+    /// How often one ended by itself, as a mirror does whose store was replaced by an empty one, and was started again.
+    ends: u64,
     changes: u64,
 }
 
@@ -186,6 +188,7 @@ impl Soak {
             sources: CLUSTERS.iter().map(|_| Source::default()).collect(),
             dead: BTreeMap::new(),
             deaths: 0,
+            ends: 0,
             changes: 0,
         }
     }
@@ -200,10 +203,34 @@ impl Soak {
                 next_death = Instant::now() + BREATH + Duration::from_millis(self.dice.below(1000));
             }
             self.bring_back(mesh, Instant::now());
+            self.restart_the_ended(mesh, witnesses);
         }
         self.bring_back(mesh, end + Duration::from_secs(3600));
-        for (name, part) in CLUSTERS.iter().flat_map(|name| PARTS.map(|part| (name, part))) {
-            mesh.member_mut(name).daemon_mut(part).wait_ready().unwrap();
+        let calm = Instant::now() + CONVERGED;
+        loop {
+            self.restart_the_ended(mesh, witnesses);
+            match everything_is_ready(mesh) {
+                Ok(()) => return,
+                Err(error) => assert!(Instant::now() < calm, "{error:#}\n{}", mesh.bed().diary().read()),
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// As kubelet does with a container.
+    fn restart_the_ended(&mut self, mesh: &mut Mesh<'_>, witnesses: &[Witness]) {
+        for (cluster, part) in (0..CLUSTERS.len()).flat_map(|cluster| PARTS.map(|part| (cluster, part))) {
+            if self.dead.contains_key(&(cluster, part)) {
+                continue;
+            }
+            let daemon = mesh.member_mut(CLUSTERS[cluster]).daemon_mut(part);
+            if daemon.process().exited().unwrap().is_some() {
+                if matches!(part, Part::Agent(_)) {
+                    witnesses[cluster].agent_dies();
+                }
+                daemon.restart().unwrap();
+                self.ends += 1;
+            }
         }
     }
 
@@ -216,8 +243,11 @@ impl Soak {
         if matches!(part, Part::Agent(_)) {
             witnesses[cluster].agent_dies();
         }
-        // It may not end by itself, whatever dies around it.
-        mesh.member_mut(CLUSTERS[cluster]).daemon_mut(part).kill9().unwrap();
+        let daemon = mesh.member_mut(CLUSTERS[cluster]).daemon_mut(part);
+        if daemon.process().exited().unwrap().is_some() {
+            return;
+        }
+        daemon.kill9().unwrap();
         self.dead.insert((cluster, part), back);
         self.deaths += 1;
     }
@@ -288,6 +318,14 @@ impl Soak {
             backends.map(|last| format!("{} {}:8080", CLUSTERS[owner], address(owner, service, *last)));
         named.collect()
     }
+}
+
+fn everything_is_ready(mesh: &Mesh<'_>) -> Result<()> {
+    for (name, part) in CLUSTERS.iter().flat_map(|name| PARTS.map(|part| (name, part))) {
+        let ready = mesh.member(name).daemon(part).health("/readyz");
+        ready.with_context(|| format!("{part:?} of {name}"))?;
+    }
+    Ok(())
 }
 
 fn address(cluster: usize, service: u64, last: u64) -> String {

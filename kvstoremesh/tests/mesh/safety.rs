@@ -233,13 +233,19 @@ async fn the_age_of_what_is_here_is_bounded_and_the_heartbeat_times_the_way() {
     assert!(bed.remote("west").unwrap().latency.is_empty(), "nothing was timed yet");
 
     // A beat that was written three seconds ago by the peer's clock.
-    let written = (jiff::Timestamp::now() - Duration::from_secs(3)).to_string();
+    let written =
+        (jiff::Timestamp::now() - Duration::from_secs(3)).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     put(&remote, &[("cilium/.heartbeat", &written)]).await;
     let timed = || bed.remote("west").unwrap().latency.remove("heartbeat");
     bed.until("timed", async || timed().is_some()).await;
     let timed = timed().unwrap();
     assert_eq!(timed.count, 1);
     assert!((3.0..30.0).contains(&timed.last_seconds), "{timed:?}");
+    // An Isthmus writes the same more exactly.
+    let written = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
+    put(&remote, &[("cilium/.heartbeat", &written)]).await;
+    bed.until("stamped", async || bed.remote("west").unwrap().latency.contains_key("stamp")).await;
+    assert_eq!(bed.remote("west").unwrap().latency["heartbeat"].count, 1);
     let metrics = bed.metrics();
     let count = r#"remote_cluster_change_visible_seconds_count{target_cluster="west",source="heartbeat"} 1"#;
     assert!(metrics.contains(count), "{metrics}");
