@@ -26,10 +26,16 @@ CRATES_WITH_BENCHES := $(patsubst %/benches,%,$(wildcard */benches))
 
 .PHONY: help
 help: ## this text
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## clusters on this machine, joined, with what to look at and to try; CHECK=1 tries it all and ends, CLUSTERS=3
+demo: ## a mesh on this machine, to look at and to try; needs no root; CLUSTERS=3, SCENE=failover, CHECK=1 plays all scenes
+	@.ci/deps
+	$(CARGO) build -p isthmus
+	@target/debug/isthmus demo --clusters=$(or $(CLUSTERS),3) $(if $(SCENE),--scene=$(SCENE)) $(if $(CHECK),--check)
+
+.PHONY: demo-packets
+demo-packets: ## the same with packets: namespaces as nodes and pods, real API servers, encryption; CHECK=1 tries it all
 	@.ci/deps
 	$(CARGO) build -p isthmus
 	$(CARGO) build -p e2e --bin demo
@@ -49,6 +55,7 @@ e2e: tools ## end to end: the built binary against real API servers, etcd and Co
 	$(CARGO) test -p e2e --test e2e --no-run
 	$(WITH_TOOLS) $(AS_ADMIN) $(CARGO) test -p e2e --test e2e -- --test-threads=$(E2E_THREADS)
 	@$(MAKE) --no-print-directory demo CHECK=1
+	@$(MAKE) --no-print-directory demo-packets CHECK=1
 
 .PHONY: soak
 soak: tools ## kill daemons and stores at random moments while everything changes, for SECONDS (600); SEED=7 throws the same dice

@@ -11,13 +11,17 @@ mod cilium;
 mod cluster;
 mod clustermesh_apiserver;
 mod completion;
+mod demo;
 mod dns;
 mod etcdinit;
+mod explain;
 mod forget;
 mod kube_lite;
 mod kvstoremesh;
 pub(crate) mod mesh;
+mod status;
 mod store;
+pub(crate) mod table;
 pub(crate) mod version;
 
 /// What to do.
@@ -37,10 +41,14 @@ pub(crate) enum Command {
     ClustermeshApiserver(Box<clustermesh_apiserver::Args>),
     /// Print a completion script for a shell.
     Completion(completion::Args),
+    /// Run a mesh of clusters on this machine to look at and to try things with; needs no root and no Kubernetes.
+    Demo(demo::Args),
     /// Answer the names of services that clusters export, such as cart.shop.svc.clusterset.local.
     Dns(dns::Args),
     /// Set up this cluster's users in the data directory of `etcd`, as Cilium's etcdinit does.
     Etcdinit(etcdinit::Args),
+    /// Say why a service, a name or an address is, or is not, where it is expected: the way of its data, step by step.
+    Explain(explain::Args),
     /// Remove what is mirrored of a cluster at once, and show that nothing is left.
     Forget(forget::Args),
     /// Serve a small Kubernetes API, for clusters without Kubernetes.
@@ -49,6 +57,8 @@ pub(crate) enum Command {
     Kvstoremesh(Box<kvstoremesh::Args>),
     /// Run all daemons of a cluster in one process: store, export, controllers, mirror, and DNS if it is asked for.
     Mesh(Box<mesh::Args>),
+    /// Say how a whole mesh stands: its clusters, what each has of the others, and what needs a look.
+    Status(status::Args),
     /// Serve the cluster's state as an etcd v3 server.
     Store(store::Args),
     /// Print the version.
@@ -65,12 +75,15 @@ impl Command {
             Self::Cilium(args) => args.run(),
             Self::ClustermeshApiserver(args) => args.run(),
             Self::Completion(args) => args.run(),
+            Self::Demo(args) => args.run(),
             Self::Dns(args) => args.run(),
             Self::Etcdinit(args) => args.run(),
+            Self::Explain(args) => args.run(),
             Self::Forget(args) => args.run(),
             Self::KubeLite(args) => args.run(),
             Self::Kvstoremesh(args) => args.run(),
             Self::Mesh(args) => args.run(),
+            Self::Status(args) => args.run(),
             Self::Store(args) => args.run(),
             Self::Version(args) => args.run(),
         }

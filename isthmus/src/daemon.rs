@@ -62,6 +62,10 @@ pub(crate) struct DaemonArgs {
     /// How long an ordered shutdown may take.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     shutdown_grace: Duration,
+
+    /// End when the process that started this one does: its id. For those who run several daemons as one program.
+    #[arg(long, value_name = "PID", hide = true)]
+    with_parent: Option<i32>,
 }
 
 impl DaemonArgs {
@@ -153,6 +157,9 @@ pub(crate) fn run(
 ) -> anyhow::Result<Exit> {
     let telemetry = Telemetry { format: args.log_format, level: args.log_level.clone() };
     telemetry.init().map_err(Usage::error)?;
+    if let Some(parent) = args.with_parent {
+        end_with(parent)?;
+    }
     // Every TLS stack in the process uses the one provider; a second call would mean that it is set already.
     drop(rustls::crypto::ring::default_provider().install_default());
     let runtime =
@@ -163,6 +170,16 @@ pub(crate) fn run(
     });
     runtime.shutdown_timeout(BLOCKING_GRACE);
     served
+}
+
+/// From now on this process is killed when its parent ends, however that ends.
+fn end_with(parent: i32) -> anyhow::Result<()> {
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
+        .context("tie this process to its parent")?;
+    // It may have ended before the line above.
+    let now = nix::unistd::getppid().as_raw();
+    anyhow::ensure!(now == parent, "--with-parent {parent}: the parent of this process is {now}");
+    Ok(())
 }
 
 async fn serve(

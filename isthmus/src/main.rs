@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A command takes its validated arguments and returns `anyhow::Result<Exit>`; errors are printed once, here at
-//! the edge. Nothing below reads the environment or exits the process.
+//! the edge. Nothing below exits the process, and only `out` asks what the terminal is.
 
 mod applet;
 mod bench;
@@ -15,11 +15,15 @@ mod certs;
 mod cli;
 mod cmd;
 mod daemon;
+mod demo;
 mod duration;
+mod evidence;
 mod exit;
 mod http;
 mod listen;
 mod out;
+mod places;
+mod status;
 mod store;
 
 fn main() -> std::process::ExitCode {

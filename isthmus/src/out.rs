@@ -1,9 +1,10 @@
 //! Standard output and standard error of commands.
 
 use anyhow::Context as _;
+use mesh_explain::Style;
 use serde::Serialize;
 use std::fmt::Display;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 /// How a command prints what it found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -35,6 +36,16 @@ impl FormatArgs {
             Format::Text => print(text(value).trim_end()),
             Format::Json => print(serde_json::to_string_pretty(value).context("encode the result as JSON")?),
         }
+    }
+}
+
+/// How standard output wants its text: as wide as the terminal, coloured there unless `NO_COLOR` is set to anything but
+/// nothing (<https://no-color.org>). What is no terminal is 80 columns wide and plain.
+pub(crate) fn style() -> Style {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    match terminal_size::terminal_size_of(io::stdout()) {
+        Some((terminal_size::Width(width), _)) if width > 0 => Style { width: width.into(), colour: !plain },
+        Some(_) | None => Style { colour: io::stdout().is_terminal() && !plain, ..Style::default() },
     }
 }
 

@@ -66,7 +66,7 @@ impl Schema {
         self.items.as_deref()
     }
 
-    /// Sets what is missing and has a default; a `null` that may not be counts as missing if there is a default.
+    /// Sets what is missing and has a default. A `null` that may not be counts as missing.
     pub(crate) fn apply_defaults(&self, value: &mut Value) {
         if let Value::Object(fields) = value {
             for (name, schema) in &self.properties {
@@ -76,6 +76,10 @@ impl Schema {
                     *slot = default.clone();
                 }
             }
+            fields.retain(|name, value| {
+                !value.is_null()
+                    || self.field(name).is_none_or(|schema| schema.nullable || schema.kind.is_none())
+            });
             for (name, value) in fields {
                 if let Some(schema) = self.field(name) {
                     schema.apply_defaults(value);

@@ -221,7 +221,7 @@ pages! {
         /// Since the peer's store last said anything of it.
         last_event_seconds: Option<f64>,
         /// Withdrawals that are held back: why.
-        held: Option<Trouble>,
+        withheld: Option<Trouble>,
     }
 
     /// An entry that is not mirrored.

@@ -175,7 +175,7 @@ impl<'a> Walk<'a> {
         let skipped = remote.skipped.iter().filter(|row| row.resource == resource.word() && row.key == entry);
         let skipped: Vec<_> = skipped.map(|row| Because::new(&row.reason, "", &row.detail)).collect();
         let view = remote.resources.get(resource.word());
-        let held = view.and_then(|view| view.held.as_ref());
+        let held = view.and_then(|view| view.withheld.as_ref());
         let mut reasons: Vec<_> = remote
             .trouble
             .iter()

@@ -33,7 +33,7 @@ impl Explanation {
         }
         text.push('\n');
         let outcome = format!("{} {}", mark(self.verdict, style), self.outcome);
-        push_wrapped(&mut text, &outcome, "      ", style.width + invisible(self.verdict, style));
+        push_wrapped(&mut text, &outcome, "      ", style.width);
         for next in &self.next {
             // Never broken: it is to be copied.
             line(&mut text, format_args!("      next: {next}"));
@@ -55,7 +55,7 @@ fn push_step(text: &mut String, step: &Step, cluster_width: usize, style: Style)
         step.text
     );
     let indent = " ".repeat(6 + cluster_width + 15);
-    push_wrapped(text, &head, &indent, style.width + invisible(step.verdict, style));
+    push_wrapped(text, &head, &indent, style.width);
     for because in &step.reasons {
         push_wrapped(text, &format!("{REASON}{}", reason(because)), &" ".repeat(9), style.width);
     }
@@ -85,10 +85,11 @@ fn mark(verdict: Verdict, style: Style) -> String {
     if style.colour { format!("\x1b[{colour}m{word}\x1b[0m") } else { word.to_owned() }
 }
 
-/// Columns that colours do not take.
-fn invisible(verdict: Verdict, style: Style) -> usize {
-    let plain = Style { colour: false, ..style };
-    mark(verdict, style).chars().count() - mark(verdict, plain).chars().count()
+/// Columns that a text takes; colours take none.
+fn columns(text: &str) -> usize {
+    let mut coloured = text.split('\x1b');
+    let plain = coloured.next().unwrap_or_default().chars().count();
+    plain + coloured.map(|part| part.chars().skip_while(|char| *char != 'm').skip(1).count()).sum::<usize>()
 }
 
 /// Breaks at spaces only; a word that is longer than the line stays whole, so that it can be copied.
@@ -98,13 +99,13 @@ fn push_wrapped(text: &mut String, content: &str, indent: &str, width: usize) {
     while !rest.is_empty() {
         let spaces = rest.len() - rest.trim_start_matches(' ').len();
         let word_end = rest[spaces..].find(' ').map_or(rest.len(), |end| spaces + end);
-        let length = rest[..word_end].chars().count();
+        let length = columns(&rest[..word_end]);
         if column > 0 && column + length > width && column > indent.len() {
             text.push('\n');
             text.push_str(indent);
             let word = &rest[spaces..word_end];
             text.push_str(word);
-            column = indent.len() + word.chars().count();
+            column = indent.len() + columns(word);
         } else {
             text.push_str(&rest[..word_end]);
             column += length;
@@ -132,5 +133,12 @@ mod tests {
             20,
         );
         assert_eq!(text, "ok    one two three\n      cilium/state/services/v1/west/shop/cart\n      four\n");
+    }
+
+    #[test]
+    fn colours_take_no_room_on_any_line() {
+        let mut text = String::new();
+        push_wrapped(&mut text, "\x1b[32mok   \x1b[0m one two three four five", "      ", 16);
+        assert_eq!(text, "\x1b[32mok   \x1b[0m one two\n      three four\n      five\n");
     }
 }

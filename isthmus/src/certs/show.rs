@@ -20,6 +20,8 @@ pub(crate) struct Shown {
     serial: String,
     not_before: String,
     not_after: String,
+    /// Whole days until then; less than 0 if that is past.
+    pub(crate) days_left: i64,
     state: State,
     is_ca: bool,
     dns_names: Vec<String>,
@@ -77,6 +79,7 @@ fn describe(certificate: &X509Certificate<'_>, now: SystemTime) -> Shown {
         serial: certificate.raw_serial_as_string(),
         not_before: date::text(starts),
         not_after: date::text(ends),
+        days_left: (ends - now).div_euclid(24 * 3600),
         state,
         is_ca: certificate.is_ca(),
         dns_names: Vec::new(),

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 mod ask;
 mod cleanup;
 mod run;
-mod table;
 mod text;
 
 /// Where the agent answers.

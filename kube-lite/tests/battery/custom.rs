@@ -139,7 +139,10 @@ pub(crate) async fn objects_are_pruned_defaulted_and_validated(api: &Api) {
         message.contains("spec.color: Unsupported value: \"blue\": supported values: \"red\", \"green\""),
         "{message}"
     );
-    api.post(&objects, &widget(api, "n", json!({"color": "red", "note": null, "size": null}))).await.ok();
+    let nulls = json!({"color": "red", "note": null, "size": null, "tags": null, "ports": null});
+    let made_of_nulls = api.post(&objects, &widget(api, "n", nulls)).await.ok();
+    assert_eq!(made_of_nulls["spec"]["size"], 3);
+    assert!(made_of_nulls["spec"].get("tags").is_none(), "a null that may not be counts as missing");
     let path = format!("{objects}/w");
     let mut unversioned = made.clone();
     unversioned["metadata"].as_object_mut().unwrap().remove("resourceVersion");

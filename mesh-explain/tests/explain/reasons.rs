@@ -235,7 +235,7 @@ fn explained(reason: Reason, place: Place) -> String {
         }
         Place::Held => {
             let view = said(&mut east.mirror).remotes[0].resources.get_mut("services").unwrap();
-            view.held = Some(trouble(code));
+            view.withheld = Some(trouble(code));
             Asked::Service
         }
         Place::View(state) => {

@@ -1,4 +1,4 @@
-//! `make demo`: a mesh of clusters on this machine, to look at and to try things with.
+//! `make demo-packets`: a mesh of clusters on this machine, to look at and to try things with.
 //!
 //! It starts a bed with a service in two clusters, shows what each side sees, and prints commands to go on with; they
 //! work from any other terminal while it runs, until Ctrl-C. With `--check` it runs these commands itself, compares

@@ -82,7 +82,7 @@ fn place(dir: &Path, name: &str, netns: &NetNs, variables: &[(&str, PathBuf)]) -
     let script = format!(
         r#"#!/bin/sh
 # Runs a command at {name}.
-if [ ! -e {net} ]; then echo "the demo has ended; start it again by: make demo" >&2; exit 1; fi
+if [ ! -e {net} ]; then echo "the demo has ended; start it again by: make demo-packets" >&2; exit 1; fi
 user=
 if [ "$(readlink /proc/self/ns/user)" != "$(readlink /proc/{pid}/ns/user)" ]; then
     user="--user=/proc/{pid}/ns/user --preserve-credentials"

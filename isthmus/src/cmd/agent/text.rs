@@ -1,6 +1,6 @@
 //! The agent's answers for people.
 
-use super::table::table;
+use crate::cmd::table::table;
 use agent_sync::api::schema::{
     ClusterStatus, FrontendRecord, Identities, Ipcache, KindStatus, Nodes, RejectedKeys, ServiceRecord,
     Services, Status, Wireguard,

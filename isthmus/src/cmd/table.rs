@@ -1,7 +1,7 @@
 //! Columns for people.
 
 /// Lines of cells under a header, each column as wide as its widest cell. Empty cells show as `-`.
-pub(super) fn table<const N: usize>(
+pub(crate) fn table<const N: usize>(
     header: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> String {

@@ -1,0 +1,142 @@
+//! A mesh of clusters in one process tree, to look at and to try things with.
+//!
+//! ```text
+//!  demo ─┬─ west:  kube-lite ◀─ mesh (store, export, mirror, controllers, DNS) ◀─ agent (tables only)
+//!        │            ▲           ▲ │
+//!        │  objects ──┘           │ └── links: a TCP proxy in this process for each direction, which can be cut
+//!        │                        ▼
+//!        └─ east:  the same
+//! ```
+//!
+//! The daemons are this program again, as children that end with it. [`observer`] asks the agents and mirrors how they
+//! stand, tells what changed, and is what the scenes wait on.
+
+pub(crate) mod child;
+pub(crate) mod cluster;
+pub(crate) mod link;
+pub(crate) mod objects;
+pub(crate) mod observer;
+pub(crate) mod ports;
+pub(crate) mod scenes;
+pub(crate) mod show;
+pub(crate) mod view;
+
+use crate::out;
+use anyhow::Context as _;
+use cluster::Cluster;
+use link::Links;
+use observer::Observer;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use tempfile::TempDir;
+
+/// The clusters, in the order of their ids.
+const NAMES: [&str; 8] = ["west", "east", "north", "south", "center", "coast", "hill", "lake"];
+
+/// A mesh that runs. Dropping it ends all of it.
+pub(crate) struct Demo {
+    /// Its clusters.
+    pub(crate) clusters: Vec<Cluster>,
+    /// The connections between them.
+    pub(crate) links: Links,
+    /// How they stand.
+    pub(crate) observer: Observer,
+    /// When it was started.
+    pub(crate) began: Instant,
+    /// This program.
+    pub(crate) program: PathBuf,
+    // After the clusters, which write into it.
+    dir: TempDir,
+}
+
+impl Demo {
+    /// Starts the clusters, writes their objects, and returns when every agent and every DNS server knows all of them.
+    pub(crate) async fn start(
+        clusters: usize,
+        first_port: Option<u16>,
+        began: Instant,
+    ) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("find this program")?;
+        let dir = tempfile::Builder::new().prefix("isthmus-demo-").tempdir().context("make a directory")?;
+        let names = &NAMES[..clusters];
+        let mut block = ports::Block::reserve(first_port, clusters * cluster::PORTS)?;
+        let pki = cluster::Pki::new(dir.path(), names)?;
+        let mut started = Vec::new();
+        for (name, id) in names.iter().zip(1..) {
+            let ports = block.take(cluster::PORTS);
+            started.push(Cluster::start(&program, dir.path(), name, id, ports, &pki)?);
+        }
+        let stores: Vec<_> = started.iter().map(|cluster| (cluster.name, cluster.ports.store)).collect();
+        let links = Links::open(dir.path(), &stores).await?;
+        for cluster in &mut started {
+            cluster.join(&program, &links, &pki).await?;
+        }
+        cluster::write_mesh(dir.path(), &started)?;
+        let observer = Observer::start(&started, &links, names)?;
+        let mut demo = Self { clusters: started, links, observer, began, program, dir };
+        for cluster in &demo.clusters {
+            cluster.seed().await.with_context(|| format!("write the objects of {}", cluster.name))?;
+        }
+        demo.settle().await?;
+        Ok(demo)
+    }
+
+    /// Where its files are.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The cluster of that name.
+    pub(crate) fn cluster(&self, name: &str) -> &Cluster {
+        let found = self.clusters.iter().find(|cluster| cluster.name == name);
+        found.expect("scenes name the first clusters only, and there are at least two")
+    }
+
+    /// Waits until everything is known everywhere.
+    async fn settle(&mut self) -> anyhow::Result<()> {
+        let count = self.clusters.len();
+        let all = |state: &observer::State| {
+            state.views.len() == count
+                && state.views.values().all(|view| {
+                    let cart = view.get(objects::CART).is_some_and(|cart| cart.used() == 2 * count);
+                    let payments =
+                        view.get(objects::PAYMENTS).is_some_and(|service| service.known() == 2 * count);
+                    cart && payments
+                })
+                && state.remotes.len() == count
+                && state.remotes.values().flatten().all(|remote| remote.ready)
+        };
+        self.until("all agents know the services of all clusters", all).await?;
+        let deadline = Instant::now() + observer::PATIENCE;
+        for cluster in &self.clusters {
+            while show::name_of(cluster, objects::ORDERS).await.is_none_or(|addresses| addresses.is_empty()) {
+                anyhow::ensure!(
+                    Instant::now() < deadline,
+                    "the DNS server of {} does not answer for {} after {:?}",
+                    cluster.name,
+                    objects::ORDERS,
+                    observer::PATIENCE
+                );
+                tokio::time::sleep(observer::PAUSE).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a state; an error if it does not come, or if a daemon ends.
+    pub(crate) async fn until(
+        &mut self,
+        what: &str,
+        reached: impl Fn(&observer::State) -> bool,
+    ) -> anyhow::Result<std::time::Duration> {
+        tokio::select! {
+            ended = child::any_ends(&mut self.clusters) => Err(ended),
+            waited = self.observer.until(what, reached) => waited,
+        }
+    }
+
+    /// Returns when a daemon has ended, with why.
+    pub(crate) async fn ends(&mut self) -> anyhow::Error {
+        child::any_ends(&mut self.clusters).await
+    }
+}

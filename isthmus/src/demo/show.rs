@@ -1,0 +1,153 @@
+//! What the demo prints when it is ready: clusters, services, names, and what to try.
+
+use super::cluster::Cluster;
+use super::objects::{self, CART, ORDERS};
+use super::{Demo, out};
+use crate::cmd::table;
+use crate::evidence::reply;
+use dns_plugin::ZoneName;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// Something to try: a shell command that works as it is printed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Try {
+    /// What it shows.
+    pub(crate) what: String,
+    /// The command.
+    pub(crate) command: String,
+}
+
+/// What the DNS server of a cluster answers for a service; nothing if it does not answer.
+pub(crate) async fn name_of(cluster: &Cluster, service: &str) -> Option<Vec<String>> {
+    let reply = reply::ask(cluster.dns(), &domain_name(service)).await.ok()?;
+    (reply.code == "NOERROR").then_some(reply.answers)
+}
+
+/// `orders.shop.svc.clusterset.local`.
+fn domain_name(service: &str) -> String {
+    format!("{}.{}.svc.{}", objects::short(service), objects::NAMESPACE, ZoneName::DEFAULT)
+}
+
+impl Demo {
+    /// Prints the tables.
+    pub(crate) async fn show(&self) -> anyhow::Result<()> {
+        let clusters = self.clusters.iter().map(|cluster| {
+            [
+                cluster.name.to_owned(),
+                cluster.id.to_string(),
+                format!("https://127.0.0.1:{}", cluster.ports.kubernetes),
+                format!("https://127.0.0.1:{}", cluster.ports.store),
+                cluster.dns().to_string(),
+            ]
+        });
+        let mut text = table::table(["CLUSTER", "ID", "KUBERNETES", "STORE", "DNS"], clusters);
+        text.push_str(
+            "\nBackends in use, as the agent of each cluster sees it: its own + those of other clusters\n\n",
+        );
+        text.push_str(&self.services());
+        text.push('\n');
+        for cluster in &self.clusters {
+            let answers = name_of(cluster, ORDERS).await.unwrap_or_default().join(" ");
+            writeln!(text, "{} is {answers} in {}", domain_name(ORDERS), cluster.name)?;
+        }
+        text.push_str(
+            "\nNo packets flow between pods here: what runs is the control plane. Pods are addresses in objects,\n\
+             and the agents keep tables instead of writing to the kernel. `make demo-packets` has both.\n",
+        );
+        out::print(text.trim_end())
+    }
+
+    fn services(&self) -> String {
+        let state = self.observer.state();
+        let names: Vec<_> = self.clusters.iter().map(|cluster| cluster.name).collect();
+        let services = state.views.values().flat_map(|view| view.keys());
+        // What the imports become is shown by name, below.
+        let services: BTreeSet<_> =
+            services.filter(|name| !objects::short(name).starts_with("derived-")).collect();
+        let width = services.iter().map(|name| name.len()).max().unwrap_or_default();
+        let mut text = format!("{:width$}", "SERVICE");
+        for name in &names {
+            text += &format!("  {:6}", name.to_uppercase());
+        }
+        for service in services {
+            text = format!("{}\n{service:width$}", text.trim_end());
+            for name in &names {
+                let found = state.service(name, service);
+                let cell = found.map_or_else(
+                    || "-".to_owned(),
+                    |found| format!("{}+{}", found.used_of(name), found.used() - found.used_of(name)),
+                );
+                text += &format!("  {cell:6}");
+            }
+        }
+        format!("{}\n", text.trim_end())
+    }
+
+    /// What to try, from any other terminal.
+    pub(crate) fn tries(&self) -> Vec<Try> {
+        let dir = self.dir().display();
+        let isthmus = shown(&self.program);
+        let (west, east) = (&self.clusters[0], &self.clusters[1]);
+        let kubectl = |context: &str| format!("kubectl --kubeconfig {dir}/kubeconfig --context {context}");
+        let one = &objects::backends(CART, east.id)[..1];
+        let patch = serde_json::json!({"endpoints": objects::endpoints(one)});
+        let link = self.links.file(west.name, east.name);
+        let entry = |what: &str, command: String| Try { what: what.to_owned(), command };
+        vec![
+            entry(
+                "the Kubernetes API of a cluster, with what the mesh brought there",
+                format!(
+                    "{} -n {} get services,endpointslices,serviceimports",
+                    kubectl("west"),
+                    objects::NAMESPACE
+                ),
+            ),
+            entry(
+                "a name that only east exports, answered in west",
+                format!("dig +short @127.0.0.1 -p {} {}", west.ports.dns, domain_name(ORDERS)),
+            ),
+            entry(
+                "the way of a service's data from every cluster to west, step by step",
+                format!("{isthmus} explain service {CART} --from west --mesh {dir}/mesh.yaml"),
+            ),
+            entry(
+                "one pod less of cart in east: look here at who notices, and when",
+                format!(
+                    "{} -n {} patch endpointslice cart-1 --type merge -p '{patch}'",
+                    kubectl("east"),
+                    objects::NAMESPACE
+                ),
+            ),
+            entry(
+                "the link between west and east is cut; rm the file, and it is whole again",
+                format!("touch {}", link.display()),
+            ),
+        ]
+    }
+
+    /// Prints what to try.
+    pub(crate) fn show_tries(&self) -> anyhow::Result<()> {
+        let mut text = "\nTry, from another terminal:\n".to_owned();
+        for this in self.tries() {
+            // Never broken: it is to be copied.
+            writeln!(text, "\n  # {}\n  $ {}", this.what, this.command)?;
+        }
+        writeln!(
+            text,
+            "\nMore: {} agent services --socket {}/west/agent.sock\n\
+             All of it runs until Ctrl-C, and then nothing of it remains. What changes is told below.",
+            shown(&self.program),
+            self.dir().display()
+        )?;
+        out::print(text)
+    }
+}
+
+/// The program as its user would type it: from where they are.
+fn shown(program: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    let near = program.strip_prefix(&here).ok().filter(|near| near.components().count() > 1);
+    near.map_or_else(|| program.to_owned(), PathBuf::from).display().to_string()
+}
