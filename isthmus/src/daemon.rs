@@ -223,10 +223,12 @@ async fn serve(
         tasks.spawn_once(what, |stop| health.serve(listener, stop));
     }
     tasks.spawn_once("health", |stop| health.serve(listener, stop));
+    pages::release_start();
     tasks.until(stop).await?;
     info!(daemon = spec.name, "stopped");
     Ok(Exit::Done)
 }
 
+mod pages;
 #[cfg(test)]
 mod tests;
