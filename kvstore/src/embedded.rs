@@ -87,7 +87,7 @@ impl Client for EmbeddedClient {
 
     async fn watch(&self, range: KeyRange, from: Revision) -> Result<WatchStream, WatchError> {
         let signal = Arc::new(Signal::default());
-        let watcher = self.store.watch(range, from.0, 0, &signal);
+        let watcher = self.store.watch(&range, from.0, 0, &signal);
         let oldest = self.store.look(crate::mvcc::Keyspace::compacted);
         if watcher.next() < oldest {
             return Err(WatchError::Compacted { from: Revision(watcher.next()), oldest: Revision(oldest) });

@@ -185,9 +185,11 @@ impl Hub {
         id: i64,
         signal: &Arc<Signal>,
     ) -> Subscription {
+        // A range that came in a request is a part of the connection's buffer, which it would keep as long as it lives.
+        let range = range.copied();
         let mut groups = lock(&self.groups);
         let group = groups
-            .get_or_insert_with(range, || Arc::new(Group { range: range.clone(), ring: Mutex::default() }));
+            .get_or_insert_with(&range, || Arc::new(Group { range: range.clone(), ring: Mutex::default() }));
         let group = Arc::clone(group);
         let member = Arc::new(Member { id, signal: Arc::clone(signal), named: AtomicBool::new(false) });
         let mut ring = lock(&group.ring);
@@ -262,6 +264,11 @@ impl Group {
 }
 
 impl Subscription {
+    /// What it is of.
+    pub(crate) fn range(&self) -> &KeyRange {
+        &self.group.range
+    }
+
     /// What came since the last time.
     pub(crate) fn take(&mut self) -> Taken {
         // Before looking, so that what comes after names the watch again.

@@ -75,6 +75,16 @@ impl KeyRange {
         (start, end)
     }
 
+    /// The same in memory of its own.
+    pub(crate) fn copied(&self) -> Self {
+        let end = match &self.end {
+            RangeEnd::Before(end) => RangeEnd::Before(Bytes::copy_from_slice(end)),
+            RangeEnd::Single => RangeEnd::Single,
+            RangeEnd::Unbounded => RangeEnd::Unbounded,
+        };
+        Self { start: Bytes::copy_from_slice(&self.start), end }
+    }
+
     /// First key of the range.
     pub fn start(&self) -> &Bytes {
         &self.start

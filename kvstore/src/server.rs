@@ -322,7 +322,7 @@ impl Shared {
             Some(pb::AlarmType::Corrupt) => return Err(status::corrupt()),
             Some(pb::AlarmType::None) | None => {}
         }
-        if (self.store.look(crate::mvcc::Keyspace::bytes) as u64) < self.limits.quota_bytes {
+        if (self.store.bytes() as u64) < self.limits.quota_bytes {
             return Ok(());
         }
         warn!(quota_bytes = self.limits.quota_bytes, "the store is full: compact it, then disarm the alarm");

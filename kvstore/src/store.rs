@@ -9,7 +9,10 @@ mod reads;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -75,6 +78,8 @@ impl Default for StoreConfig {
 pub struct Store {
     config: StoreConfig,
     keyspace: parking_lot::Mutex<Keyspace>,
+    /// Bytes of all kept records as of the last change, for those who ask before each write.
+    bytes: AtomicUsize,
     auth: ArcSwap<Auth>,
     /// One change of users at a time.
     auth_changes: Mutex<()>,
@@ -134,6 +139,7 @@ impl Store {
     fn build(config: StoreConfig, keyspace: Keyspace, auth: Auth, journal: Option<Journal>) -> Self {
         Self {
             config,
+            bytes: AtomicUsize::new(keyspace.bytes()),
             keyspace: parking_lot::Mutex::new(keyspace),
             auth: ArcSwap::from_pointee(auth),
             auth_changes: Mutex::default(),
@@ -150,6 +156,11 @@ impl Store {
     /// not on the disk, so going on would let two histories grow.
     pub async fn failure(&self) {
         self.failed.cancelled().await;
+    }
+
+    /// Bytes of all kept records, old ones included. Waits for nobody.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// A client in this process.
@@ -340,14 +351,14 @@ impl Store {
     }
 
     /// A watch of `range` that will deliver everything from `from` on (0: from now on).
-    pub(crate) fn watch(&self, range: KeyRange, from: i64, id: i64, signal: &Arc<Signal>) -> Watcher {
+    pub(crate) fn watch(&self, range: &KeyRange, from: i64, id: i64, signal: &Arc<Signal>) -> Watcher {
         let keyspace = self.lock();
         // While the key space is locked nothing is published, so that the subscription begins exactly here.
-        let subscription = self.hub.subscribe(&range, id, signal);
+        let subscription = self.hub.subscribe(range, id, signal);
         let next = if from <= 0 { keyspace.revision() + 1 } else { from };
         let behind = next <= keyspace.revision();
         drop(keyspace);
-        Watcher::new(range, subscription, next, behind)
+        Watcher::new(subscription, next, behind)
     }
 
     /// Milliseconds since the store was made.
@@ -419,6 +430,7 @@ impl Store {
 
     /// Hands a commit to the watches, in the order of revisions; returns its revision.
     fn publish(&self, keyspace: KeyspaceGuard<'_, Keyspace>, commit: Commit) -> i64 {
+        self.bytes.store(keyspace.bytes(), Ordering::Relaxed);
         if !commit.events.is_empty() {
             let publisher = self.hub.publisher();
             drop(keyspace);
@@ -431,6 +443,7 @@ impl Store {
     fn purge(&self) -> bool {
         let mut keyspace = self.lock();
         let more = keyspace.purge(PURGE_STEPS);
+        self.bytes.store(keyspace.bytes(), Ordering::Relaxed);
         KeyspaceGuard::unlock_fair(keyspace);
         more
     }

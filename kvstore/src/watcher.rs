@@ -5,7 +5,6 @@ use std::sync::Arc;
 use crate::{
     hub::{Batch, Subscription, Taken},
     mvcc::Refusal,
-    range::KeyRange,
     store::Store,
 };
 
@@ -17,7 +16,6 @@ const STEP_CHANGES: usize = 2 * 1024;
 /// A watch of a range.
 #[derive(Debug)]
 pub(crate) struct Watcher {
-    range: KeyRange,
     subscription: Subscription,
     /// Everything before this revision is delivered.
     next: i64,
@@ -39,11 +37,11 @@ pub(crate) struct Look {
 impl Watcher {
     /// `behind`: `next` lies in the past. The watch will be named by its signal when there is news, at once if
     /// it is behind.
-    pub(crate) fn new(range: KeyRange, subscription: Subscription, next: i64, behind: bool) -> Self {
+    pub(crate) fn new(subscription: Subscription, next: i64, behind: bool) -> Self {
         if behind {
             subscription.wake();
         }
-        Self { range, subscription, next, behind }
+        Self { subscription, next, behind }
     }
 
     /// Everything before this revision is delivered.
@@ -75,7 +73,8 @@ impl Watcher {
             }
         }
         let (events, next, synced) = store.look(|keyspace| {
-            let (events, next) = keyspace.changes(&self.range, self.next, STEP_BYTES, STEP_CHANGES)?;
+            let (events, next) =
+                keyspace.changes(self.subscription.range(), self.next, STEP_BYTES, STEP_CHANGES)?;
             let synced = next > keyspace.revision();
             if synced {
                 // What was read here must not come again, and nothing can come in between: a change is

@@ -112,7 +112,7 @@ async fn follow(call: &mut Call) -> Result<std::convert::Infallible, Result<Stat
     let range = KeyRange::prefix(prefix.clone());
     call.shared.may(&call.caller, &range, Access::Read).map_err(|error| Ok(error.into()))?;
     let signal = Arc::new(Signal::default());
-    let mut watcher = call.shared.store.watch(range, 0, 0, &signal);
+    let mut watcher = call.shared.store.watch(&range, 0, 0, &signal);
     let mut told = 0;
     loop {
         let first = queue::first(&call.shared, &prefix).await.map_err(Ok)?;

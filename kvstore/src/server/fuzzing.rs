@@ -71,7 +71,7 @@ impl World {
         let server = server.expect("no address, no waiting").expect("nothing to bind");
         let caller =
             Caller { peer: Arc::new(Peer { common_name: None }), token: None, through_gateway: false };
-        let watcher = store.watch(KeyRange::all(), 1, 1, &Arc::<Signal>::default());
+        let watcher = store.watch(&KeyRange::all(), 1, 1, &Arc::<Signal>::default());
         Self { shared: server.shared, caller, watcher, mirror: BTreeMap::new(), revision: 0 }
     }
 
@@ -123,7 +123,7 @@ impl World {
         };
         let range = convert::range(&create.key, &create.range_end);
         let mut watcher =
-            self.shared.store.watch(range.clone(), create.start_revision, 1, &Arc::<Signal>::default());
+            self.shared.store.watch(&range, create.start_revision, 1, &Arc::<Signal>::default());
         while let Ok(look) = watcher.look(&self.shared.store) {
             for event in look.batches.iter().flat_map(|batch| &batch.events) {
                 assert!(range.contains(event.record.key()));

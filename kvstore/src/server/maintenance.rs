@@ -35,7 +35,7 @@ pub(crate) fn route(call: Call, method: &str) -> BoxFuture<'static, ()> {
 fn status(shared: &Shared, caller: &Caller, _: pb::StatusRequest) -> Result<pb::StatusResponse, Status> {
     shared.require_user(caller)?;
     let header = shared.header_now();
-    let bytes = shared.store.look(crate::mvcc::Keyspace::bytes) as i64;
+    let bytes = shared.store.bytes() as i64;
     let member = shared.store.config().member_id;
     let errors = shared
         .alarms()

@@ -95,7 +95,7 @@ impl Place {
     pub(crate) async fn turn(&self) -> Result<(), Status> {
         let signal = Arc::new(Signal::default());
         let range = KeyRange::prefix(self.prefix.clone());
-        let mut watcher = self.shared.store.watch(range.clone(), 0, 0, &signal);
+        let mut watcher = self.shared.store.watch(&range, 0, 0, &signal);
         loop {
             let filters = Filters { max_create: self.created - 1, ..Filters::default() };
             let before =

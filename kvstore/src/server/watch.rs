@@ -151,7 +151,7 @@ impl Stream {
         let filters = |kind: pb::watch_create_request::FilterType| create.filters.contains(&(kind as i32));
         let created = pb::WatchResponse { watch_id: id, created: true, ..self.blank() };
         let watch = Watch {
-            watcher: self.call.shared.store.watch(range, create.start_revision, id, &self.signal),
+            watcher: self.call.shared.store.watch(&range, create.start_revision, id, &self.signal),
             prev_kv: create.prev_kv,
             no_put: filters(pb::watch_create_request::FilterType::Noput),
             no_delete: filters(pb::watch_create_request::FilterType::Nodelete),

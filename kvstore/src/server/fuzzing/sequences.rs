@@ -88,7 +88,7 @@ impl World {
         Arc::get_mut(&mut shared).expect("it serves nobody yet").client_cert_auth = true;
         let mut tasks = JoinSet::new();
         let callers = CALLERS.map(|user| connect(&shared, user, &mut tasks));
-        let watcher = store.watch(KeyRange::all(), 1, 1, &Arc::<Signal>::default());
+        let watcher = store.watch(&KeyRange::all(), 1, 1, &Arc::<Signal>::default());
         let world = Self { shared, callers: callers.into(), watcher, history: History::default(), ahead: 0 };
         (world, tasks)
     }
