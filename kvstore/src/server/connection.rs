@@ -2,7 +2,13 @@
 //!
 //! All streams of a connection are served by its one task: an idle watch is a future in a set, not a task.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -27,6 +33,12 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Bytes of requests that a peer may send ahead, per stream and per connection.
 const WINDOW: u32 = 1 << 20;
 
+/// An HTTP/2 connection whose answers are ready-made bytes.
+type Http2<S> = h2::server::Connection<S, Bytes>;
+
+/// The calls of a connection that are under way.
+type Calls = FuturesUnordered<BoxFuture<'static, ()>>;
+
 /// Who is at the other end.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
@@ -35,43 +47,52 @@ pub(crate) struct Peer {
 }
 
 /// Serves a connection until either side ends it.
+///
+/// What is needed only for a while (the handshakes) or by few (HTTP/1.1) has memory of its own, not a part of that of
+/// each connection for as long as it lives.
 pub(crate) async fn serve(shared: Arc<Shared>, socket: TcpStream, tls: bool, stop: CancellationToken) {
     let Ok(address) = socket.peer_addr() else { return };
     // Answers are small and awaited.
     let _keeps_working_without = socket.set_nodelay(true);
-    let served = if let Some(config) = shared.tls.as_ref().filter(|_| tls).map(|tls| tls.current()) {
-        let accepted = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(socket)).await;
-        match accepted {
-            Ok(Ok(stream)) => {
-                let session = stream.get_ref().1;
-                let common_name = session.peer_certificates().and_then(|chain| common_name(chain.first()?));
-                let http2 = session.alpn_protocol() != Some(b"http/1.1");
-                let peer = Peer { common_name };
-                if http2 {
-                    http2_on(shared, stream, peer, stop).await
-                } else {
-                    http1::serve(shared, stream, stop).await
-                }
-            }
-            Ok(Err(error)) => {
-                debug!(%address, %error, "TLS handshake refused");
-                shared.metrics.handshake_failed();
-                return;
-            }
-            Err(_elapsed) => {
-                debug!(%address, "TLS handshake took too long");
-                shared.metrics.handshake_failed();
-                return;
-            }
-        }
-    } else {
+    let Some(served) = Box::pin(recognize(shared, socket, address, tls, stop)).await else { return };
+    let reason = served.await;
+    debug!(%address, reason, "connection ended");
+}
+
+/// A connection that is to be served; says why it ended.
+type Served = BoxFuture<'static, &'static str>;
+
+/// Finds out who connects and what they speak; `None` if they may not.
+async fn recognize(
+    shared: Arc<Shared>,
+    socket: TcpStream,
+    address: SocketAddr,
+    tls: bool,
+    stop: CancellationToken,
+) -> Option<Served> {
+    let Some(config) = shared.tls.as_ref().filter(|_| tls).map(|tls| tls.current()) else {
         let peer = Peer { common_name: None };
-        match is_http2(&socket).await {
-            true => http2_on(shared, socket, peer, stop).await,
-            false => http1::serve(shared, socket, stop).await,
-        }
+        return Some(match is_http2(&socket).await {
+            true => http2_on(shared, socket, peer, stop).boxed(),
+            false => http1::serve(shared, socket, stop).boxed(),
+        });
     };
-    debug!(%address, reason = served, "connection ended");
+    match tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(socket)).await {
+        Ok(Ok(stream)) => {
+            let session = stream.get_ref().1;
+            let common_name = session.peer_certificates().and_then(|chain| common_name(chain.first()?));
+            let http2 = session.alpn_protocol() != Some(b"http/1.1");
+            let peer = Peer { common_name };
+            return Some(match http2 {
+                true => http2_on(shared, stream, peer, stop).boxed(),
+                false => http1::serve(shared, stream, stop).boxed(),
+            });
+        }
+        Ok(Err(error)) => debug!(%address, %error, "TLS handshake refused"),
+        Err(_elapsed) => debug!(%address, "TLS handshake took too long"),
+    }
+    shared.metrics.handshake_failed();
+    None
 }
 
 /// Whether the first bytes are HTTP/2's preface.
@@ -103,38 +124,28 @@ pub(super) async fn http2_on<S>(
     stop: CancellationToken,
 ) -> &'static str
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
-        .max_concurrent_streams(shared.limits.streams_per_connection)
-        .max_header_list_size(16 * 1024)
-        .max_send_buffer_size(256 * 1024);
-    let handshake = tokio::time::timeout(HANDSHAKE, builder.handshake::<_, Bytes>(socket)).await;
-    let Ok(Ok(mut connection)) = handshake else { return "no HTTP/2 handshake" };
+    let Some(mut connection) = shake_hands(&shared, socket).await else { return "no HTTP/2 handshake" };
     let mut pings = connection.ping_pong();
-    let mut calls: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
+    let mut calls = Calls::new();
     let mut ping_at = tokio::time::Instant::now() + shared.limits.keepalive_interval;
     let mut ping_open = false;
     let mut stopping = false;
     let peer = Arc::new(peer);
     loop {
         tokio::select! {
-            accepted = connection.accept() => match accepted {
-                Some(Ok((request, respond))) => calls.push(call(&shared, &peer, request, respond, &stop)),
-                Some(Err(error)) if error.is_io() => return "connection lost",
-                Some(Err(_)) => return "protocol error",
-                None => return "closed",
-            },
-            Some(()) = calls.next(), if !calls.is_empty() => {}
+            reason = poll_fn(|cx| {
+                poll_calls(cx, &mut connection, &mut calls, |request, respond| {
+                    call(&shared, &peer, request, respond, &stop)
+                })
+            }) => return reason,
             () = stop.cancelled(), if !stopping => {
                 stopping = true;
                 connection.graceful_shutdown();
             }
             pong = async { match pings.as_mut() {
-                Some(pings) => std::future::poll_fn(|cx| pings.poll_pong(cx)).await.is_ok(),
+                Some(pings) => poll_fn(|cx| pings.poll_pong(cx)).await.is_ok(),
                 None => std::future::pending().await,
             } }, if ping_open => {
                 if !pong {
@@ -152,6 +163,55 @@ where
             }
         }
     }
+}
+
+/// Takes all calls that arrived, lets all go on that can, and only then has the connection write: the answers to what
+/// arrived together leave together, in one system call. Resolves when the connection ends, with why.
+fn poll_calls<S>(
+    cx: &mut Context<'_>,
+    connection: &mut Http2<S>,
+    calls: &mut Calls,
+    mut begin: impl FnMut(Request<RecvStream>, SendResponse<Bytes>) -> BoxFuture<'static, ()>,
+) -> Poll<&'static str>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        while let Poll::Ready(accepted) = connection.poll_accept(cx) {
+            match accepted {
+                Some(Ok((request, respond))) => calls.push(begin(request, respond)),
+                Some(Err(error)) if error.is_io() => return Poll::Ready("connection lost"),
+                Some(Err(_)) => return Poll::Ready("protocol error"),
+                None => return Poll::Ready("closed"),
+            }
+        }
+        let mut ended = false;
+        while let Poll::Ready(Some(())) = calls.poll_next_unpin(cx) {
+            ended = true;
+        }
+        if !ended {
+            return Poll::Pending;
+        }
+    }
+}
+
+/// HTTP/2's own handshake.
+fn shake_hands<S>(shared: &Shared, socket: S) -> BoxFuture<'static, Option<Box<Http2<S>>>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_concurrent_streams(shared.limits.streams_per_connection)
+        .max_header_list_size(16 * 1024)
+        .max_send_buffer_size(256 * 1024);
+    async move {
+        let connection = tokio::time::timeout(HANDSHAKE, builder.handshake(socket)).await;
+        Some(Box::new(connection.ok()?.ok()?))
+    }
+    .boxed()
 }
 
 fn call(

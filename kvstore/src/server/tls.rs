@@ -3,7 +3,10 @@
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwap;
-use rustls::{ServerConfig, server::WebPkiClientVerifier};
+use rustls::{
+    ServerConfig,
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -88,6 +91,10 @@ impl ServerTls {
         let mut config = builder
             .with_single_cert(certificates(&self.cert_file)?, private_key(&self.key_file)?)
             .map_err(|error| CredentialsError::Tls(Box::new(error)))?;
+        // A resumed session would be one with a certificate that nobody checked again, and the sessions that are kept
+        // for it take memory; clients of etcd do not resume.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }

@@ -45,11 +45,16 @@ impl Consumer {
         let before = self.told.len();
         within(word, async {
             while !self.told[before..].iter().any(|told| told == word) {
-                let batch = self.changes.recv().await.expect("the follower runs");
-                batch.into_iter().for_each(|change| self.apply(change));
+                self.next().await;
             }
         })
         .await;
+    }
+
+    /// Reads what it is told next.
+    pub(crate) async fn next(&mut self) {
+        let batch = self.changes.recv().await.expect("the follower runs");
+        batch.into_iter().for_each(|change| self.apply(change));
     }
 
     /// Ends the follower and gives it back with what it knows.
