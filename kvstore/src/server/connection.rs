@@ -165,8 +165,9 @@ where
     }
 }
 
-/// Takes all calls that arrived, lets all go on that can, and only then has the connection write: the answers to what
-/// arrived together leave together, in one system call. Resolves when the connection ends, with why.
+/// Lets all calls go on that can, then has the connection write what they answered and read what arrived, until nothing
+/// new arrives: the answers to what arrived together leave together, in one system call, and an event leaves in the turn
+/// in which it is handed over. Resolves when the connection ends, with why.
 fn poll_calls<S>(
     cx: &mut Context<'_>,
     connection: &mut Http2<S>,
@@ -177,6 +178,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     loop {
+        while let Poll::Ready(Some(())) = calls.poll_next_unpin(cx) {}
+        let mut began = false;
         while let Poll::Ready(accepted) = connection.poll_accept(cx) {
             match accepted {
                 Some(Ok((request, respond))) => calls.push(begin(request, respond)),
@@ -184,12 +187,9 @@ where
                 Some(Err(_)) => return Poll::Ready("protocol error"),
                 None => return Poll::Ready("closed"),
             }
+            began = true;
         }
-        let mut ended = false;
-        while let Poll::Ready(Some(())) = calls.poll_next_unpin(cx) {
-            ended = true;
-        }
-        if !ended {
+        if !began {
             return Poll::Pending;
         }
     }
