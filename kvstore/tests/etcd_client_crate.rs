@@ -35,7 +35,11 @@ fn cargo(args: &[&str]) -> Command {
 
 /// Where cargo keeps the package that this workspace is locked to.
 fn package() -> PathBuf {
-    let output = cargo(&["metadata", "--format-version=1", "--offline"]).output().unwrap();
+    // Only of this platform: packages of others need not be here.
+    let host = Command::new("rustc").args(["--print", "host-tuple"]).output().unwrap();
+    let host = String::from_utf8(host.stdout).unwrap();
+    let mut metadata = cargo(&["metadata", "--format-version=1", "--offline", "--filter-platform"]);
+    let output = metadata.arg(host.trim()).output().unwrap();
     assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
