@@ -9,6 +9,7 @@
 //! ```
 
 use super::keys::end_of;
+use super::mirror::count;
 use super::report::{Measured, Target, Unit};
 use super::server::{Credentials, Endpoint, Server, free_address};
 use super::wire::path;
@@ -265,17 +266,6 @@ async fn synced(server: &Server) -> anyhow::Result<()> {
         }
         tokio::time::sleep(LOOK).await;
     }
-}
-
-async fn count(server: &Server, prefix: &str) -> anyhow::Result<usize> {
-    let ask = pb::RangeRequest {
-        key: prefix.to_owned().into(),
-        range_end: end_of(prefix),
-        count_only: true,
-        ..pb::RangeRequest::default()
-    };
-    let answer: pb::RangeResponse = server.connect().await?.call(path::RANGE, &ask).await?;
-    Ok(answer.count as usize)
 }
 
 #[cfg(test)]

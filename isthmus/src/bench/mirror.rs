@@ -24,4 +24,5 @@ pub(crate) use anchors::{PEER, anchors};
 pub(crate) use bed::Place;
 pub(crate) use figures::{Figure, Sizes};
 pub(crate) use node::NodeArgs;
+pub(crate) use observer::count;
 pub(crate) use peers::PeersArgs;

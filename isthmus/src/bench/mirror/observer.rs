@@ -68,7 +68,7 @@ impl Canaries {
 }
 
 /// How many keys are below a prefix.
-pub(super) async fn count(server: &Server, prefix: &str) -> anyhow::Result<usize> {
+pub(crate) async fn count(server: &Server, prefix: &str) -> anyhow::Result<usize> {
     let ask = pb::RangeRequest {
         key: prefix.to_owned().into(),
         range_end: end_of(prefix),
