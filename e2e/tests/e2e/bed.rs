@@ -343,7 +343,12 @@ fn a_panic_leaves_nothing_and_tells_what_all_sides_saw() {
         let mut sleep = Command::new("sh");
         sleep.args(["-c", "sleep 1000; :"]).arg(&log);
         let _sleeping = e2e::Process::start("sleep", sleep, Some(node.host().netns()), &log).unwrap();
-        assert_eq!(processes_with(&dir).len(), 2, "the sleeper and the watcher");
+        // A shell that forks has a twin of the same command line until the twin becomes the program.
+        wait_until("the sleeper and the watcher run, and nothing else", || {
+            let running = processes_with(&dir);
+            ensure!(running.len() == 2, "{running:?}");
+            Ok(())
+        });
         bed.eventually("pigs fly", Duration::from_millis(100), || -> Result<()> { bail!("no wings") });
     }))
     .unwrap_err();
