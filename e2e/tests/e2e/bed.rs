@@ -303,8 +303,8 @@ fn a_program_that_takes_too_long_is_killed() {
     let bed = machines("slow", &["prod-eu"]);
     let mark = bed.dir().join("slow");
     let exec = bed.cluster("prod-eu").host().exec("sh").args(["-c", "echo begun; sleep 1000; :"]).arg(&mark);
-    let error = exec.within(Duration::from_millis(300)).stdout().unwrap_err();
-    assert!(format!("{error:#}").contains("took more than 300ms\nbegun"), "{error:#}");
+    let error = exec.within(Duration::from_secs(2)).stdout().unwrap_err();
+    assert!(format!("{error:#}").contains("took more than 2s\nbegun"), "{error:#}");
     assert_eq!(processes_with(&mark), Vec::<String>::new());
 }
 
