@@ -4,8 +4,8 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -19,6 +19,10 @@ const API_PATIENCE: Duration = Duration::from_secs(90);
 
 /// The port of the API server.
 const API_PORT: u16 = 6443;
+
+/// The definitions of Cilium's resources, and of the Multi-Cluster Services API's, from this crate's folder.
+const CILIUM: &str = "crds";
+const MCS: &str = "../clustermesh-apiserver/crds";
 
 /// Of the etcd below the API server; the usual 2379 stays free for the mesh's store.
 const ETCD_PORT: u16 = 12379;
@@ -52,8 +56,15 @@ struct Kubernetes {
     kubectl: Kubectl,
     authority: Authority,
     kubeconfig: PathBuf,
-    _apiserver: Process,
+    api_server: Mutex<ApiServer>,
     _etcd: Process,
+}
+
+/// The kube-apiserver, and what it is started with.
+#[derive(Debug)]
+struct ApiServer {
+    process: Process,
+    flags: Vec<String>,
 }
 
 impl ClusterSpec {
@@ -205,6 +216,37 @@ impl Cluster {
         Node::new(host, self.name(), self.plan, number)
     }
 
+    /// Kills the API server, lets `meanwhile` look at a cluster without one, starts it again and waits until it answers. Its
+    /// etcd keeps the objects.
+    ///
+    /// # Errors
+    /// If it does not come back.
+    ///
+    /// # Panics
+    /// If the cluster was made without Kubernetes.
+    pub fn kill_api_server(&self, meanwhile: impl FnOnce()) -> Result<()> {
+        let kubernetes = self.kubernetes();
+        let mut server = kubernetes.api_server.lock().unwrap_or_else(PoisonError::into_inner);
+        server.process.kill()?;
+        meanwhile();
+        server.process = start(&self.host, "kube-apiserver", server.flags.clone())?;
+        poll(API_PATIENCE, || {
+            server.process.ensure_running()?;
+            kubernetes.kubectl.ensure_ready()
+        })
+    }
+
+    /// Defines Cilium's resources, in a cluster that was made [`ClusterSpec::without_cilium`].
+    ///
+    /// # Errors
+    /// If the API server refuses them.
+    ///
+    /// # Panics
+    /// If the cluster was made without Kubernetes.
+    pub fn define_cilium(&self) -> Result<()> {
+        define(self.kubectl(), &[CILIUM])
+    }
+
     fn kubernetes(&self) -> &Kubernetes {
         self.kubernetes.as_ref().expect("the test asks for the API of a cluster that it made without")
     }
@@ -215,8 +257,8 @@ impl Kubernetes {
         let authority = Authority::new(&dir.join("kubernetes-pki"))?;
         let services = spec.service_cidrs.clone().unwrap_or_else(|| plan.service_cidrs()).join(",");
         let mut etcd = start(host, "etcd", etcd_flags(&dir.join("etcd")))?;
-        let mut apiserver =
-            start(host, "kube-apiserver", apiserver_flags(&authority, &services, host, dir)?)?;
+        let flags = apiserver_flags(&authority, &services, host, dir)?;
+        let mut apiserver = start(host, "kube-apiserver", flags.clone())?;
 
         let address = api_address(host);
         let kubeconfig = kubeconfig(&authority, dir, &address, "admin", "admin", Some("system:masters"))?;
@@ -231,14 +273,9 @@ impl Kubernetes {
         })
         .with_context(|| format!("wait for the API of {}\n{}", spec.name, host.diary().read()))?;
 
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let crds = [(spec.cilium, root.join("crds")), (spec.mcs, root.join("../clustermesh-apiserver/crds"))];
-        for (_wanted, directory) in crds.iter().filter(|(wanted, _directory)| *wanted) {
-            kubectl.apply_path(directory).context("install the custom resources")?;
-        }
-        if spec.cilium || spec.mcs {
-            kubectl.run(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"])?;
-        }
+        let wanted = [(spec.cilium, CILIUM), (spec.mcs, MCS)];
+        let wanted: Vec<_> = wanted.into_iter().filter(|(wanted, _)| *wanted).map(|(_, crds)| crds).collect();
+        define(&kubectl, &wanted)?;
         let title = format!("{}: objects", spec.name);
         let witness = kubectl.clone();
         host.diary().record(&title, move || {
@@ -247,8 +284,21 @@ impl Kubernetes {
             let get = |kinds| witness.run(&["get", kinds, "-A", "-o", "wide"]).unwrap_or_else(|e| format!("{e:#}"));
             kinds.map(get).join("\n")
         });
-        Ok(Self { kubectl, authority, kubeconfig, _apiserver: apiserver, _etcd: etcd })
+        let api_server = Mutex::new(ApiServer { process: apiserver, flags });
+        Ok(Self { kubectl, authority, kubeconfig, api_server, _etcd: etcd })
     }
+}
+
+/// Installs custom resources and waits until they can be used.
+fn define(kubectl: &Kubectl, directories: &[&str]) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for directory in directories {
+        kubectl.apply_path(&root.join(directory)).context("install the custom resources")?;
+    }
+    if !directories.is_empty() {
+        kubectl.run(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"])?;
+    }
+    Ok(())
 }
 
 fn start(host: &Host, program: &str, flags: Vec<String>) -> Result<Process> {

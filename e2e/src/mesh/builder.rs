@@ -18,6 +18,7 @@ pub struct MeshBuilder<'bed> {
     etcd: BTreeSet<String>,
     external: BTreeMap<String, Vec<String>>,
     together: BTreeSet<String>,
+    exporter_args: BTreeMap<String, Vec<String>>,
     pki: Option<MeshPki>,
     agents: bool,
     dns: bool,
@@ -32,6 +33,7 @@ impl<'bed> MeshBuilder<'bed> {
             etcd: BTreeSet::new(),
             external: BTreeMap::new(),
             together: BTreeSet::new(),
+            exporter_args: BTreeMap::new(),
             pki: None,
             agents: true,
             dns: false,
@@ -60,6 +62,13 @@ impl<'bed> MeshBuilder<'bed> {
     /// All daemons of this cluster but the agents in one process, `isthmus mesh`, which takes the place of [`Part::Store`].
     pub fn in_one_process(mut self, cluster: &str) -> Self {
         self.together.insert(cluster.to_owned());
+        self
+    }
+
+    /// More arguments for the exporter of this cluster.
+    pub fn exporter_args(mut self, cluster: &str, args: &[&str]) -> Self {
+        let args = args.iter().map(|arg| (*arg).to_owned());
+        self.exporter_args.entry(cluster.to_owned()).or_default().extend(args);
         self
     }
 
@@ -202,7 +211,10 @@ impl<'bed> MeshBuilder<'bed> {
             }
             Part::Store if self.etcd.contains(cluster.name()) => etcd(cluster, pki)?,
             Part::Store => store(cluster, pki)?,
-            Part::Exporter => exporter(cluster)?,
+            Part::Exporter => {
+                let more = self.exporter_args.get(cluster.name());
+                exporter(cluster)?.args(more.into_iter().flatten())
+            }
             Part::Mirror => mirror(cluster)?,
             Part::Dns => dns(cluster)?,
             Part::Agent(index) => self.agent(cluster, index, &member.nodes[index])?,

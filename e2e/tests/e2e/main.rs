@@ -25,6 +25,8 @@ mod restarts;
 #[cfg(test)]
 mod soak;
 #[cfg(test)]
+mod sources;
+#[cfg(test)]
 mod stores;
 #[cfg(test)]
 mod tables;
