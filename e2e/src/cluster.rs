@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::bed::poll;
 use crate::underlay::{Host, Underlay};
-use crate::{Authority, Kubectl, Node, Plan, Process, tool};
+use crate::{Authority, Kubectl, Node, Plan, Process, isthmus, tool};
 
 /// How long the API server may take to be ready, on a machine that builds something else meanwhile.
 const API_PATIENCE: Duration = Duration::from_secs(90);
@@ -27,6 +27,9 @@ const MCS: &str = "../clustermesh-apiserver/crds";
 /// Of the etcd below the API server; the usual 2379 stays free for the mesh's store.
 const ETCD_PORT: u16 = 12379;
 
+/// Where kube-lite answers `/readyz`, apart from the ports of [`Part`](crate::Part)s.
+const LITE_HEALTH: &str = "127.0.0.1:9890";
+
 /// What a cluster is to be.
 #[derive(Clone, Debug)]
 pub struct ClusterSpec {
@@ -35,6 +38,7 @@ pub struct ClusterSpec {
     kubernetes: bool,
     cilium: bool,
     mcs: bool,
+    lite: bool,
     service_cidrs: Option<[String; 2]>,
 }
 
@@ -57,13 +61,15 @@ struct Kubernetes {
     authority: Authority,
     kubeconfig: PathBuf,
     api_server: Mutex<ApiServer>,
-    _etcd: Process,
+    /// kube-lite has its own store.
+    _etcd: Option<Process>,
 }
 
-/// The kube-apiserver, and what it is started with.
+/// The API server, and what it is started with.
 #[derive(Debug)]
 struct ApiServer {
     process: Process,
+    program: PathBuf,
     flags: Vec<String>,
 }
 
@@ -71,7 +77,15 @@ impl ClusterSpec {
     /// A cluster with Kubernetes' API, and with the resources of Cilium and of the Multi-Cluster Services API.
     #[must_use]
     pub fn new(name: &str, id: u32) -> Self {
-        Self { name: name.to_owned(), id, kubernetes: true, cilium: true, mcs: true, service_cidrs: None }
+        Self {
+            name: name.to_owned(),
+            id,
+            kubernetes: true,
+            cilium: true,
+            mcs: true,
+            lite: false,
+            service_cidrs: None,
+        }
     }
 
     /// Without Cilium's resources, as a cluster of another network plugin.
@@ -92,6 +106,13 @@ impl ClusterSpec {
     #[must_use]
     pub fn with_service_cidrs(mut self, cidrs: [&str; 2]) -> Self {
         self.service_cidrs = Some(cidrs.map(str::to_owned));
+        self
+    }
+
+    /// With `isthmus kube-lite` as its API server, instead of Kubernetes'.
+    #[must_use]
+    pub fn on_kube_lite(mut self) -> Self {
+        self.lite = true;
         self
     }
 
@@ -217,7 +238,7 @@ impl Cluster {
     }
 
     /// Kills the API server, lets `meanwhile` look at a cluster without one, starts it again and waits until it answers. Its
-    /// etcd keeps the objects.
+    /// store keeps the objects.
     ///
     /// # Errors
     /// If it does not come back.
@@ -229,7 +250,7 @@ impl Cluster {
         let mut server = kubernetes.api_server.lock().unwrap_or_else(PoisonError::into_inner);
         server.process.kill()?;
         meanwhile();
-        server.process = start(&self.host, "kube-apiserver", server.flags.clone())?;
+        server.process = start(&self.host, "kube-apiserver", &server.program, server.flags.clone())?;
         poll(API_PATIENCE, || {
             server.process.ensure_running()?;
             kubernetes.kubectl.ensure_ready()
@@ -255,17 +276,26 @@ impl Cluster {
 impl Kubernetes {
     fn start(spec: &ClusterSpec, plan: Plan, dir: &Path, host: &Host) -> Result<Self> {
         let authority = Authority::new(&dir.join("kubernetes-pki"))?;
-        let services = spec.service_cidrs.clone().unwrap_or_else(|| plan.service_cidrs()).join(",");
-        let mut etcd = start(host, "etcd", etcd_flags(&dir.join("etcd")))?;
-        let flags = apiserver_flags(&authority, &services, host, dir)?;
-        let mut apiserver = start(host, "kube-apiserver", flags.clone())?;
+        let services = spec.service_cidrs.clone().unwrap_or_else(|| plan.service_cidrs());
+        let (mut etcd, program, flags) = if spec.lite {
+            (None, isthmus()?, lite_flags(&services, host, dir))
+        } else {
+            let etcd = start(host, "etcd", &tool("etcd")?, etcd_flags(&dir.join("etcd")))?;
+            let flags = apiserver_flags(&authority, &services.join(","), host, dir)?;
+            (Some(etcd), tool("kube-apiserver")?, flags)
+        };
+        let mut apiserver = start(host, "kube-apiserver", &program, flags.clone())?;
 
         let address = api_address(host);
-        let kubeconfig = kubeconfig(&authority, dir, &address, "admin", "admin", Some("system:masters"))?;
+        let kubeconfig = if spec.lite {
+            dir.join("kube-lite/kubeconfig")
+        } else {
+            kubeconfig(&authority, dir, &address, "admin", "admin", Some("system:masters"))?
+        };
         let kubectl = Kubectl::new(&kubeconfig, &dir.join("kubectl-cache"), host.netns())?;
         let port = SocketAddr::from((host.address(), API_PORT));
         poll(API_PATIENCE, || {
-            etcd.ensure_running()?;
+            etcd.as_mut().map_or(Ok(()), Process::ensure_running)?;
             apiserver.ensure_running()?;
             // kubectl costs a fifth of a CPU second; not before somebody listens.
             host.netns().enter(|| std::net::TcpStream::connect(port))??;
@@ -284,7 +314,7 @@ impl Kubernetes {
             let get = |kinds| witness.run(&["get", kinds, "-A", "-o", "wide"]).unwrap_or_else(|e| format!("{e:#}"));
             kinds.map(get).join("\n")
         });
-        let api_server = Mutex::new(ApiServer { process: apiserver, flags });
+        let api_server = Mutex::new(ApiServer { process: apiserver, program, flags });
         Ok(Self { kubectl, authority, kubeconfig, api_server, _etcd: etcd })
     }
 }
@@ -301,12 +331,22 @@ fn define(kubectl: &Kubectl, directories: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn start(host: &Host, program: &str, flags: Vec<String>) -> Result<Process> {
-    let mut command = Command::new(tool(program)?);
+fn start(host: &Host, name: &str, program: &Path, flags: Vec<String>) -> Result<Process> {
+    let mut command = Command::new(program);
     command.args(flags);
-    let log = host.log(program);
-    host.diary().record_log(&format!("{}: {program}", host.name()), &log);
-    Process::start(program, command, Some(host.netns()), &log)
+    let log = host.log(name);
+    host.diary().record_log(&format!("{}: {name}", host.name()), &log);
+    Process::start(name, command, Some(host.netns()), &log)
+}
+
+/// `isthmus kube-lite`, which keeps its objects in a directory.
+fn lite_flags(services: &[String], host: &Host, dir: &Path) -> Vec<String> {
+    let listen = format!("--listen={}", SocketAddr::from((host.address(), API_PORT)));
+    let dirs = [("--dir", "kube-lite"), ("--data-dir", "kube-lite-data")];
+    let dirs = dirs.map(|(flag, name)| format!("{flag}={}", dir.join(name).display()));
+    let health = format!("--health-listen={LITE_HEALTH}");
+    let cidrs = services.iter().map(|cidr| format!("--service-cidr={cidr}"));
+    ["kube-lite".to_owned(), listen, health].into_iter().chain(dirs).chain(cidrs).collect()
 }
 
 fn etcd_flags(data: &Path) -> Vec<String> {

@@ -67,8 +67,12 @@ impl Reply {
     }
 
     fn text(text: &'static str) -> Self {
-        let body = Full::new(Bytes::from_static(text.as_bytes())).boxed_unsync();
-        Self { status: StatusCode::OK, content_type: "text/plain; charset=utf-8", body, warnings: Vec::new() }
+        Self::bytes("text/plain; charset=utf-8", text)
+    }
+
+    fn bytes(content_type: &'static str, bytes: impl Into<Bytes>) -> Self {
+        let body = Full::new(bytes.into()).boxed_unsync();
+        Self { status: StatusCode::OK, content_type, body, warnings: Vec::new() }
     }
 
     fn written(written: Written, resource: &Resource, view: View) -> Self {
@@ -204,10 +208,10 @@ impl Handler {
                 None => return Err(Failure::no_such_resource(discovery::lacking(&version, "").as_deref())),
                 reply => reply,
             },
-            Route::OpenApiV2 if accept.contains("protobuf") && !accept.contains(JSON) => {
-                return Err(Failure::not_acceptable("kube-lite has OpenAPI v2 as JSON only"));
+            Route::OpenApiV2 if openapi::v2::is_wanted(accept) => {
+                Some(Reply::bytes(openapi::v2::MEDIA_TYPE, openapi::v2::document(&catalog)))
             }
-            Route::OpenApiV2 => Some(Reply::ok(&openapi::v2(&catalog))),
+            Route::OpenApiV2 => Some(Reply::ok(&openapi::plain_v2(&catalog))),
             Route::OpenApiV3 => Some(Reply::ok(&openapi::index(&catalog))),
             Route::OpenApiV3Of(version) => found(openapi::document(&catalog, &version)),
             Route::Object(_) | Route::Unknown => None,

@@ -1,6 +1,8 @@
 //! As much of OpenAPI as `kubectl` reads: which kinds take which patches and parameters, and the schemas of custom
 //! resources. Pure.
 
+pub(crate) mod v2;
+
 use serde_json::{Map, Value, json};
 
 use crate::catalog::Catalog;
@@ -43,8 +45,8 @@ pub(crate) fn document(catalog: &Catalog, version: &GroupVersion) -> Option<Valu
     (!document["paths"].as_object()?.is_empty()).then_some(document)
 }
 
-/// `/openapi/v2`
-pub(crate) fn v2(catalog: &Catalog) -> Value {
+/// `/openapi/v2` for who asks for JSON.
+pub(crate) fn plain_v2(catalog: &Catalog) -> Value {
     let definitions: Map<_, _> =
         catalog.all().map(|resource| (schema_name(resource), schema(catalog, resource))).collect();
     json!({"swagger": "2.0", "info": info(), "paths": {}, "definitions": definitions})

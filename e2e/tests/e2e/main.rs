@@ -13,6 +13,8 @@ mod derived;
 #[cfg(test)]
 mod dns;
 #[cfg(test)]
+mod edge;
+#[cfg(test)]
 mod etcdinit;
 #[cfg(test)]
 mod kube_store;

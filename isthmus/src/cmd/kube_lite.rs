@@ -1,5 +1,7 @@
 //! A small Kubernetes API over an embedded store, for clusters without Kubernetes.
 
+mod tokens;
+
 use crate::certs::files::{self, CA_CERTIFICATE, CA_KEY, File, Mode};
 use crate::certs::{Authority, CommonName, Issued, Leaf, ServerName, new_ca};
 use crate::daemon::{self, DaemonArgs, Spec};
@@ -48,6 +50,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIRECTORY")]
     data_dir: Option<PathBuf>,
 
+    /// File of bearer tokens, each line `token,user,uid`, for those who have no certificate. Without it there are none.
+    #[arg(long, value_name = "FILE")]
+    token_auth_file: Option<PathBuf>,
+
     #[command(flatten)]
     daemon: DaemonArgs,
 }
@@ -72,8 +78,9 @@ impl Args {
                 Some(dir) => Store::durable(StoreConfig::default(), dir).context("open the durable store")?,
                 None => Store::new(StoreConfig::default()),
             };
+            let tokens = self.token_auth_file.as_deref().map(tokens::read).transpose()?.unwrap_or_default();
             let client = Arc::new(store.client());
-            let config = Config { listener, tls, tokens: Vec::new(), store: client, service_cidrs };
+            let config = Config { listener, tls, tokens, store: client, service_cidrs };
             let server = Server::open(config).await?;
             daemon.tasks.spawn_once("store", |stop| async move {
                 store.housekeep(&stop).await;

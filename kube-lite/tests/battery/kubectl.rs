@@ -75,6 +75,14 @@ fn built_in(kubectl: &Kubectl<'_>) {
         "{apiVersion: v1, kind: ConfigMap, metadata: {name: c}, data: {k: w}}",
     );
     assert!(conflict.contains("Apply failed with 1 conflict: conflict with \"me\": .data.k"), "{conflict}");
+    // `kubectl` checks the items of a List by itself, against OpenAPI v2.
+    let list = "{apiVersion: v1, kind: List, items: [\
+        {apiVersion: v1, kind: ConfigMap, metadata: {name: first}, data: {k: v}},\
+        {apiVersion: v1, kind: Service, metadata: {name: second}, spec: {ports: [{port: 80}]}}]}";
+    for args in ["apply -f -", "apply --server-side --force-conflicts -f -"] {
+        let said = kubectl.ok(args, list);
+        assert!(said.contains("configmap/first ") && said.contains("service/second "), "{said}");
+    }
     let unknown =
         kubectl.fails("apply -f -", "{apiVersion: v1, kind: ConfigMap, metadata: {name: d}, foo: bar}");
     assert!(unknown.contains("unknown field \"foo\""), "{unknown}");
