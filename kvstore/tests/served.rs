@@ -328,6 +328,16 @@ mod over_the_wire {
             ("/livez", "ok"),
             ("/readyz", "ok"),
             ("/metrics", "etcd_server_has_leader 1"),
+            ("/metrics", "etcd_server_version{server_version=\"3.7.0\"} 1"),
+            // What etcd's dashboard and alerts read of a store without a disk and without peers.
+            ("/metrics", "\netcd_server_quota_backend_bytes "),
+            ("/metrics", "\netcd_mvcc_db_total_size_in_bytes "),
+            ("/metrics", "\netcd_mvcc_db_total_size_in_use_in_bytes "),
+            ("/metrics", "\netcd_server_leader_changes_seen_total 1"),
+            ("/metrics", "\netcd_server_proposals_failed_total 0"),
+            ("/metrics", "\netcd_network_client_grpc_received_bytes_total "),
+            ("/metrics", "\netcd_network_client_grpc_sent_bytes_total "),
+            ("/metrics", "\nprocess_resident_memory_bytes "),
             ("/no", "404 page not found"),
         ] {
             let answer = get(path).await;

@@ -226,10 +226,10 @@ fn call(
         http1::answer_http2(shared, &parts, respond);
         return std::future::ready(()).boxed();
     }
-    let incoming = Incoming::new(body, shared.limits.message_bytes());
+    let calls = &shared.metrics.calls;
+    let incoming = Incoming::new(body, shared.limits.message_bytes(), Arc::clone(calls));
     let caller = route::Caller::new(Arc::clone(peer), &parts);
     let (service, method) = route::split(parts.uri.path());
-    let outgoing =
-        Outgoing::new(respond, shared.metrics.calls.start(service, method), Arc::clone(&shared.store));
+    let outgoing = Outgoing::new(respond, calls.start(service, method), Arc::clone(&shared.store));
     route::route(Arc::clone(shared), service, method, caller, incoming, outgoing, stop.clone())
 }

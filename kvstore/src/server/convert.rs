@@ -28,6 +28,8 @@ pub(crate) enum Shape {
 
 /// Field 2 of `RangeResponse`, length-delimited.
 const KVS: u8 = 0x12;
+/// Most bytes that key and length of a field have.
+const FIELD_HEAD: usize = 11;
 
 impl Shape {
     pub(crate) fn of(request: &pb::RangeRequest) -> Self {
@@ -50,33 +52,24 @@ impl Shape {
 
     /// Appends the key as an element of `RangeResponse.kvs`.
     pub(crate) fn put_field(self, out: &mut BytesMut, record: &Record) {
-        let mut prefix = [KVS; 11];
-        let mut put_len = |len: usize| {
-            let mut rest = len as u64;
-            let mut at = 1;
-            while rest >= 0x80 {
-                prefix[at] = rest as u8 | 0x80;
-                rest >>= 7;
-                at += 1;
-            }
-            prefix[at] = rest as u8;
-            at + 1
-        };
         match self {
             Self::Whole => {
                 let encoded = record.encoded();
-                let end = put_len(encoded.len());
-                out.reserve(end + encoded.len());
-                out.put_slice(&prefix[..end]);
+                out.reserve(FIELD_HEAD + encoded.len());
+                Self::put_field_head(out, record);
                 out.put_slice(encoded);
             }
             Self::KeyOnly { .. } => {
                 let kv = self.key_value(record);
-                let end = put_len(kv.encoded_len());
-                out.put_slice(&prefix[..end]);
+                put_head(out, kv.encoded_len());
                 kv.encode_raw(out);
             }
         }
+    }
+
+    /// What comes before the record's own bytes where it is sent whole.
+    pub(crate) fn put_field_head(out: &mut BytesMut, record: &Record) {
+        put_head(out, record.encoded().len());
     }
 
     pub(crate) fn key_value(self, record: &Record) -> mvccpb::KeyValue {
@@ -105,6 +98,20 @@ pub(crate) enum Asked {
 pub(crate) struct Branches {
     success: Vec<Asked>,
     failure: Vec<Asked>,
+}
+
+/// Appends key and length of an element of `RangeResponse.kvs`.
+fn put_head(out: &mut BytesMut, len: usize) {
+    let mut head = [KVS; FIELD_HEAD];
+    let mut rest = len as u64;
+    let mut at = 1;
+    while rest >= 0x80 {
+        head[at] = rest as u8 | 0x80;
+        rest >>= 7;
+        at += 1;
+    }
+    head[at] = rest as u8;
+    out.put_slice(&head[..=at]);
 }
 
 pub(crate) fn key_value(record: &Record) -> mvccpb::KeyValue {

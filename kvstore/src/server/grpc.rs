@@ -4,7 +4,10 @@
 //! DATA frames without a message type, a codec or a task in between, and a stream that nobody reads holds
 //! nothing but its place.
 
-use std::{future::poll_fn, sync::Arc};
+use std::{
+    future::poll_fn,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::{RecvStream, SendStream, server::SendResponse};
@@ -12,7 +15,10 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use prost::Message;
 use tonic::{Code, Status};
 
-use super::{metrics::CountedCall, status};
+use super::{
+    metrics::{Calls, CountedCall},
+    status,
+};
 use crate::store::Store;
 
 /// Compression flag and length in front of each message.
@@ -30,17 +36,19 @@ pub(crate) struct Incoming {
     stream: RecvStream,
     buffer: BytesMut,
     limit: usize,
+    counted: Arc<Calls>,
 }
 
 impl Incoming {
-    pub(crate) fn new(stream: RecvStream, limit: usize) -> Self {
-        Self { stream, buffer: BytesMut::new(), limit }
+    pub(crate) fn new(stream: RecvStream, limit: usize, counted: Arc<Calls>) -> Self {
+        Self { stream, buffer: BytesMut::new(), limit, counted }
     }
 
     /// The next message; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
             if let Some(message) = self.buffered()? {
+                self.counted.received.fetch_add(message.len() as u64, Ordering::Relaxed);
                 return Ok(Some(message));
             }
             match self.stream.data().await {
@@ -138,26 +146,33 @@ impl Outgoing {
             self.state = State::Closed;
             return Err(Gone);
         }
-        let stream = self.open()?;
+        self.counted.sent(framed.len());
         while !framed.is_empty() {
-            let want = framed.len().min(PIECE);
-            stream.reserve_capacity(want);
-            while stream.capacity() == 0 {
-                match poll_fn(|cx| stream.poll_capacity(cx)).await {
-                    Some(Ok(_)) => {}
-                    Some(Err(_)) | None => {
-                        self.state = State::Closed;
-                        return Err(Gone);
-                    }
-                }
-            }
-            let piece = framed.split_to(stream.capacity().min(framed.len()));
-            if stream.send_data(piece, false).is_err() {
+            let room = self.room(framed.len()).await?;
+            let piece = framed.split_to(room.min(framed.len()));
+            if self.open()?.send_data(piece, false).is_err() {
                 self.state = State::Closed;
                 return Err(Gone);
             }
         }
         Ok(())
+    }
+
+    /// Waits until the peer can be sent something; returns how many bytes, for one who has `wanted`. What is encoded only
+    /// then costs no memory while nobody reads.
+    pub(crate) async fn room(&mut self, wanted: usize) -> Result<usize, Gone> {
+        let stream = self.open()?;
+        stream.reserve_capacity(wanted.clamp(1, PIECE));
+        while stream.capacity() == 0 {
+            match poll_fn(|cx| stream.poll_capacity(cx)).await {
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => {
+                    self.state = State::Closed;
+                    return Err(Gone);
+                }
+            }
+        }
+        Ok(stream.capacity())
     }
 
     /// Resolves when the peer has reset the stream.

@@ -140,10 +140,18 @@ async fn send_range(
     }
     out.extend_from_slice(&head);
     for record in found.records {
+        if shape == Shape::Whole && record.encoded().len() > AHEAD {
+            // Not copied: it may be large, and the peer may take its time.
+            Shape::put_field_head(&mut out, &record);
+            outgoing.send(out.split().freeze()).await?;
+            outgoing.send(Bytes::from_owner(record)).await?;
+            continue;
+        }
         shape.put_field(&mut out, &record);
         drop(record);
         if out.len() >= AHEAD {
             outgoing.send(out.split().freeze()).await?;
+            outgoing.room(AHEAD).await?;
         }
     }
     out.extend_from_slice(&tail);

@@ -1,12 +1,17 @@
 //! The store's series, under the names that etcd's dashboards read.
 
 mod calls;
+mod process;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 pub(crate) use self::calls::{Calls, Counted as CountedCall};
 use super::Shared;
+use crate::embedded::ETCD_VERSION;
+
+/// Name, kind, help and value of a series without labels.
+type Series = (&'static str, &'static str, &'static str, f64);
 
 /// Counters of the server; the rest is read from the store when asked.
 #[derive(Debug, Default)]
@@ -48,7 +53,7 @@ impl Shared {
             (keyspace.revision(), keyspace.compacted(), keyspace.keys(), keyspace.bytes(), keyspace.leases())
         });
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
-        let series: [(&str, &str, &str, f64); 14] = [
+        let series: [Series; 16] = [
             (
                 "etcd_server_has_leader",
                 "gauge",
@@ -83,8 +88,20 @@ impl Shared {
             ("etcd_mvcc_db_total_size_in_bytes", "gauge", "Bytes that the data takes.", bytes as f64),
             ("etcd_mvcc_db_total_size_in_use_in_bytes", "gauge", "Bytes that the data takes.", bytes as f64),
             ("etcd_debugging_lease_granted_total", "gauge", "Leases that exist.", leases as f64),
+            (
+                "etcd_network_client_grpc_received_bytes_total",
+                "counter",
+                "Bytes of messages that clients sent.",
+                load(&self.metrics.calls.received),
+            ),
+            (
+                "etcd_network_client_grpc_sent_bytes_total",
+                "counter",
+                "Bytes of messages that clients were sent.",
+                load(&self.metrics.calls.sent),
+            ),
         ];
-        let own: [(&str, &str, &str, f64); 3] = [
+        let own: [Series; 3] = [
             (
                 "isthmus_store_connections",
                 "gauge",
@@ -104,8 +121,11 @@ impl Shared {
                 load(&self.metrics.handshakes_failed),
             ),
         ];
-        let mut out = String::new();
-        for (name, kind, help, value) in series.into_iter().chain(own) {
+        let mut out = format!(
+            "# HELP etcd_server_version Which version is running.\n# TYPE etcd_server_version gauge\n\
+             etcd_server_version{{server_version=\"{ETCD_VERSION}\"}} 1\n"
+        );
+        for (name, kind, help, value) in series.into_iter().chain(own).chain(process::series()) {
             out.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"));
         }
         self.metrics.calls.render(&mut out);

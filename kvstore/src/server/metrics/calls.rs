@@ -74,6 +74,10 @@ const METHODS: &[(&str, &str, &str)] = &[
 #[derive(Debug)]
 pub(crate) struct Calls {
     methods: Vec<Method>,
+    /// Bytes of messages that came.
+    pub(crate) received: AtomicU64,
+    /// Bytes of messages that were sent, with what is in front of each.
+    pub(crate) sent: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -91,7 +95,8 @@ pub(crate) struct Counted {
 
 impl Default for Calls {
     fn default() -> Self {
-        Self { methods: METHODS.iter().map(|_| Method::default()).collect() }
+        let methods = METHODS.iter().map(|_| Method::default()).collect();
+        Self { methods, received: AtomicU64::new(0), sent: AtomicU64::new(0) }
     }
 }
 
@@ -140,6 +145,11 @@ impl Calls {
 }
 
 impl Counted {
+    /// Counts bytes on their way to the client.
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.calls.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// Counts how the call ended.
     pub(crate) fn end(&mut self, code: Code) {
         if let Some(method) = self.method.take() {
