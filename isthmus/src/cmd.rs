@@ -7,11 +7,14 @@ use clap::Subcommand;
 mod agent;
 mod bench;
 mod certs;
+mod check;
 mod cilium;
 mod cluster;
 mod clustermesh_apiserver;
 mod completion;
+mod connect;
 mod demo;
+mod disconnect;
 mod dns;
 mod etcdinit;
 mod explain;
@@ -34,6 +37,8 @@ pub(crate) enum Command {
     Bench(bench::Args),
     /// Issue and show certificates: a CA, servers, clients.
     Certs(certs::Args),
+    /// Check whether clusters are, or can be, one mesh: one line for each check.
+    Check(Box<check::Args>),
     /// Be Cilium's image, by Cilium's flags; what this program does when it is started as `clustermesh-apiserver`.
     #[command(hide = true, disable_help_flag = true)]
     Cilium(cilium::Args),
@@ -41,8 +46,12 @@ pub(crate) enum Command {
     ClustermeshApiserver(Box<clustermesh_apiserver::Args>),
     /// Print a completion script for a shell.
     Completion(completion::Args),
+    /// Make clusters one mesh: check them all, print a plan of every write, and with --apply do it.
+    Connect(Box<connect::Args>),
     /// Run a mesh of clusters on this machine to look at and to try things with; needs no root and no Kubernetes.
     Demo(demo::Args),
+    /// Make clusters forget each other, also those that are gone.
+    Disconnect(Box<disconnect::Args>),
     /// Answer the names of services that clusters export, such as cart.shop.svc.clusterset.local.
     Dns(dns::Args),
     /// Set up this cluster's users in the data directory of `etcd`, as Cilium's etcdinit does.
@@ -72,10 +81,13 @@ impl Command {
             Self::Agent(args) => args.run(),
             Self::Bench(args) => args.run(),
             Self::Certs(args) => args.run(),
+            Self::Check(args) => args.run(),
             Self::Cilium(args) => args.run(),
             Self::ClustermeshApiserver(args) => args.run(),
             Self::Completion(args) => args.run(),
+            Self::Connect(args) => args.run(),
             Self::Demo(args) => args.run(),
+            Self::Disconnect(args) => args.run(),
             Self::Dns(args) => args.run(),
             Self::Etcdinit(args) => args.run(),
             Self::Explain(args) => args.run(),

@@ -14,6 +14,7 @@ mod bench;
 mod certs;
 mod cli;
 mod cmd;
+mod connect;
 mod daemon;
 mod demo;
 mod duration;

@@ -49,6 +49,37 @@ pub(crate) fn style() -> Style {
     }
 }
 
+/// Text in a colour, by the SGR codes of ECMA-48, where the style has colours.
+pub(crate) fn coloured(text: &str, colour: u8, style: Style) -> String {
+    if style.colour { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// Whether somebody looks at standard output.
+pub(crate) fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// Says what is being done, if somebody waits for it: on standard error, and only on a terminal.
+pub(crate) fn progress(text: impl Display) {
+    let mut stderr = io::stderr().lock();
+    if stderr.is_terminal() {
+        // A terminal that is gone needs no progress.
+        drop(writeln!(stderr, "{text}"));
+    }
+}
+
+/// Asks a question that is answered by `y` or not; `None` if nobody is there to answer.
+pub(crate) fn ask(question: impl Display) -> Option<bool> {
+    let mut stderr = io::stderr().lock();
+    if !stderr.is_terminal() || !io::stdin().is_terminal() {
+        return None;
+    }
+    write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush()).ok()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).ok()?;
+    Some(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
 /// Prints a text and a line end. A reader that has closed its end (`| head`) has had enough: no error.
 pub(crate) fn print(text: impl Display) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();

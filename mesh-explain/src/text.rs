@@ -93,7 +93,7 @@ fn columns(text: &str) -> usize {
 }
 
 /// Breaks at spaces only; a word that is longer than the line stays whole, so that it can be copied.
-fn push_wrapped(text: &mut String, content: &str, indent: &str, width: usize) {
+pub fn push_wrapped(text: &mut String, content: &str, indent: &str, width: usize) {
     let mut column = 0;
     let mut rest = content;
     while !rest.is_empty() {

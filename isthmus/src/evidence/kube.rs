@@ -31,6 +31,11 @@ impl Api {
         Ok(Self(config.client().await?))
     }
 
+    /// By a client that is there already.
+    pub(crate) fn of(client: Client) -> Self {
+        Self(client)
+    }
+
     /// The client itself, for watches.
     pub(crate) fn client(&self) -> Client {
         self.0.clone()
@@ -44,6 +49,21 @@ impl Api {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
             Err(error) => Err(error).with_context(|| format!("get {path}")),
         }
+    }
+
+    /// The headers of the answer to a `get` of `path`.
+    pub(crate) async fn headers(&self, path: &str) -> anyhow::Result<http::HeaderMap> {
+        let request = Request::get(path).body(kube::client::Body::empty()).context("make the request")?;
+        let answer = self.0.send(request).await.with_context(|| format!("get {path}"))?;
+        if answer.status().is_success() {
+            return Ok(answer.headers().clone());
+        }
+        let status = kube::core::Status {
+            code: answer.status().as_u16(),
+            message: answer.status().to_string(),
+            ..Default::default()
+        };
+        Err(kube::Error::Api(status.boxed())).with_context(|| format!("get {path}"))
     }
 
     /// The items of the list at `path`; none if the kind is not there.

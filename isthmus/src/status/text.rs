@@ -2,6 +2,7 @@
 
 use super::{ClusterReport, Finding, PlaceReport, Report};
 use crate::cmd::table::table;
+use crate::out::coloured;
 use mesh_explain::Style;
 use std::fmt::Write as _;
 
@@ -70,9 +71,4 @@ fn push_finding(text: &mut String, finding: &Finding, style: Style) {
     if let Some(next) = &finding.next {
         writeln!(text, "  next: {next}").unwrap_or_default();
     }
-}
-
-/// By the SGR codes of ECMA-48.
-fn coloured(text: &str, colour: u8, style: Style) -> String {
-    if style.colour { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
 }

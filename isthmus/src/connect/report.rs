@@ -1,0 +1,247 @@
+//! What the commands print.
+
+use crate::out::coloured;
+use mesh_connect::{Code, Finding, Member, Plan, Severity};
+use mesh_explain::{Style, push_wrapped};
+use serde::Serialize;
+use std::fmt::Write as _;
+
+/// A cluster in the report.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ClusterReport {
+    context: String,
+    name: String,
+    id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kubernetes: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
+    peers: Vec<String>,
+}
+
+/// The members, for a report.
+pub(crate) fn clusters(members: &[Member]) -> Vec<ClusterReport> {
+    let report = |member: &Member| ClusterReport {
+        context: member.context.clone(),
+        name: member.name().to_owned(),
+        id: member.settings.id().to_owned(),
+        kubernetes: member.kubernetes_version.clone(),
+        version: member.version.as_ref().map(|version| format!("{} {}", version.product, version.text)),
+        peers: member.peers().into_iter().map(str::to_owned).collect(),
+    };
+    members.iter().map(report).collect()
+}
+
+/// What came of `connect` or `disconnect`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Outcome {
+    /// It was only planned.
+    Planned,
+    /// Everything is written already.
+    NothingToDo,
+    /// Errors or warnings are in the way, or it was not confirmed.
+    NotWritten,
+    /// The API servers would do it.
+    DryRun,
+    /// All of it is done.
+    Applied,
+    /// A write failed.
+    Failed,
+}
+
+/// Of `connect` and `disconnect`, for programs.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PlanReport {
+    pub(crate) outcome: Outcome,
+    pub(crate) clusters: Vec<ClusterReport>,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) plan: Plan,
+}
+
+/// Of `check`, for programs.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CheckReport {
+    pub(crate) healthy: bool,
+    pub(crate) clusters: Vec<ClusterReport>,
+    pub(crate) checks: Vec<CheckLine>,
+}
+
+/// One check.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CheckLine {
+    code: Code,
+    group: &'static str,
+    title: &'static str,
+    state: State,
+    docs: String,
+    findings: Vec<Finding>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    Ok,
+    Warning,
+    Error,
+    /// Nobody answered of whom it could be asked.
+    NotAsked,
+}
+
+/// All checks, with what they found. Where no member was read, those of members were not made.
+pub(crate) fn lines(findings: &[Finding], members: usize) -> Vec<CheckLine> {
+    let line = |code: &Code| {
+        let of: Vec<Finding> = findings.iter().filter(|finding| finding.code == *code).cloned().collect();
+        let state = match of.iter().map(|finding| finding.severity).max() {
+            Some(Severity::Error) => State::Error,
+            Some(Severity::Warning) => State::Warning,
+            None if members == 0 => State::NotAsked,
+            None => State::Ok,
+        };
+        let group = code.group().title();
+        CheckLine { code: *code, group, title: code.title(), state, docs: code.docs(), findings: of }
+    };
+    Code::ALL.iter().map(line).collect()
+}
+
+impl CheckReport {
+    /// One line for each check under the heading of its group, and what was found below it. `signs` instead of words
+    /// where somebody looks at it.
+    pub(crate) fn text(&self, style: Style, signs: bool) -> String {
+        let mut text = String::new();
+        let mut group = "";
+        for line in &self.checks {
+            if line.group != group {
+                group = line.group;
+                let gap = if text.is_empty() { "" } else { "\n" };
+                push_line(&mut text, format_args!("{gap}{group}"));
+            }
+            let (sign, word, colour) = match line.state {
+                State::Ok => ("✔", "ok  ", 32),
+                State::Warning => ("!", "warn", 33),
+                State::Error => ("✘", "FAIL", 31),
+                State::NotAsked => ("?", "?   ", 35),
+            };
+            let mark = coloured(if signs { sign } else { word }, colour, style);
+            push_line(&mut text, format_args!("  {mark} {} {}", line.code.number(), line.title));
+            for finding in &line.findings {
+                push_facts(&mut text, finding, style, "       ");
+            }
+            if !line.findings.is_empty() {
+                push_line(&mut text, format_args!("       see {}", line.docs));
+            }
+        }
+        let (errors, warnings) = count(self.checks.iter().flat_map(|line| &line.findings));
+        let words = match (errors, warnings) {
+            (0, 0) if self.healthy => coloured("Nothing is in the way.", 32, style),
+            _ => coloured(&tally(errors, warnings), if errors > 0 { 31 } else { 33 }, style),
+        };
+        push_line(&mut text, format_args!("\n{words}"));
+        text
+    }
+}
+
+fn count<'a>(findings: impl Iterator<Item = &'a Finding>) -> (usize, usize) {
+    findings.fold((0, 0), |(errors, warnings), finding| match finding.severity {
+        Severity::Error => (errors + 1, warnings),
+        Severity::Warning => (errors, warnings + 1),
+    })
+}
+
+fn tally(errors: usize, warnings: usize) -> String {
+    let some = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    match (errors, warnings) {
+        (errors, 0) => format!("{}.", some(errors, "error")),
+        (0, warnings) => format!("{}.", some(warnings, "warning")),
+        (errors, warnings) => format!("{} and {}.", some(errors, "error"), some(warnings, "warning")),
+    }
+}
+
+/// Findings one after the other, and how many there are; nothing if there is none.
+pub(crate) fn findings(findings: &[Finding], style: Style) -> String {
+    let mut text = String::new();
+    for finding in findings {
+        let (word, colour) = match finding.severity {
+            Severity::Error => ("error", 31),
+            Severity::Warning => ("warning", 33),
+        };
+        let code = finding.code;
+        push_line(
+            &mut text,
+            format_args!("{} {} {}", coloured(word, colour, style), code.number(), code.title()),
+        );
+        push_facts(&mut text, finding, style, "  ");
+        push_line(&mut text, format_args!("  see {}\n", code.docs()));
+    }
+    if !findings.is_empty() {
+        let (errors, warnings) = count(findings.iter());
+        push_line(&mut text, format_args!("{}", tally(errors, warnings)));
+    }
+    text
+}
+
+fn push_facts(text: &mut String, finding: &Finding, style: Style, indent: &str) {
+    let Finding { clusters, expected, found, advice, .. } = finding;
+    let lines = [
+        format!("{indent}{}: found {found}", clusters.join(", ")),
+        format!("{indent}expected {expected}"),
+        format!("{indent}→ {advice}"),
+    ];
+    for line in lines {
+        push_wrapped(text, &line, &format!("{indent}  "), style.width);
+    }
+}
+
+fn push_line(text: &mut String, words: std::fmt::Arguments<'_>) {
+    writeln!(text, "{words}").unwrap_or_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_connect::{Failure, Trouble, checks};
+
+    fn report() -> CheckReport {
+        let trouble = Trouble::Unreachable("connection refused".to_owned());
+        let failure = Failure { context: "north".to_owned(), trouble };
+        let findings = checks(&[Member::default()], &[failure], jiff::Timestamp::UNIX_EPOCH);
+        CheckReport { healthy: false, clusters: Vec::new(), checks: lines(&findings, 1) }
+    }
+
+    #[test]
+    fn each_check_has_one_line_with_its_code_and_findings_lead_to_the_documentation() {
+        let text = report().text(Style::default(), true);
+        for code in Code::ALL {
+            assert_eq!(text.matches(&format!(" {} {}\n", code.number(), code.title())).count(), 1, "{text}");
+        }
+        assert!(
+            text.starts_with(
+                "Kubernetes APIs\n  ✘ C001 API server answers\n       north: found connection refused\n"
+            ),
+            "{text}"
+        );
+        assert!(text.contains("       see docs/connect.md#c001-api-server-answers\n"), "{text}");
+        assert!(text.contains("\n  ✔ C501 clocks agree\n"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80 || line.contains("see docs")), "{text}");
+    }
+
+    #[test]
+    fn without_a_terminal_the_marks_are_words_and_colours_are_off() {
+        let plain = report().text(Style::default(), false);
+        assert!(
+            plain.contains("  FAIL C001") && plain.contains("  ok   C501") && !plain.contains('\x1b'),
+            "{plain}"
+        );
+        let coloured = report().text(Style { colour: true, ..Style::default() }, true);
+        assert!(coloured.contains("\x1b[31m✘\x1b[0m C001"), "{coloured}");
+    }
+
+    #[test]
+    fn nothing_is_said_to_be_well_of_which_nothing_was_read() {
+        assert!(lines(&[], 0).iter().all(|line| line.state == State::NotAsked));
+    }
+}
