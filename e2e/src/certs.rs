@@ -76,6 +76,24 @@ impl Authority {
         self.issue(file, params)
     }
 
+    /// The same, valid between two dates of year, month and day.
+    ///
+    /// # Errors
+    /// If the files cannot be written.
+    pub fn client_between(
+        &self,
+        file: &str,
+        user: &str,
+        [from, until]: [(i32, u8, u8); 2],
+    ) -> Result<PemPair> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, user);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = rcgen::date_time_ymd(from.0, from.1, from.2);
+        params.not_after = rcgen::date_time_ymd(until.0, until.1, until.2);
+        self.issue(file, params)
+    }
+
     /// A key pair that is not certified, as the API server signs its tokens with: the files of the public and of the
     /// private key.
     ///

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::audit::{self, Audited};
 use crate::bed::poll;
 use crate::underlay::{Host, Underlay};
 use crate::{Authority, Kubectl, Node, Plan, Process, isthmus, tool};
@@ -40,6 +41,7 @@ pub struct ClusterSpec {
     mcs: bool,
     lite: bool,
     service_cidrs: Option<[String; 2]>,
+    audited: bool,
 }
 
 /// A running cluster. Dropping it stops it.
@@ -85,6 +87,7 @@ impl ClusterSpec {
             mcs: true,
             lite: false,
             service_cidrs: None,
+            audited: false,
         }
     }
 
@@ -113,6 +116,13 @@ impl ClusterSpec {
     #[must_use]
     pub fn on_kube_lite(mut self) -> Self {
         self.lite = true;
+        self
+    }
+
+    /// With an API server that writes down who asked for what: see [`Cluster::audit`].
+    #[must_use]
+    pub fn audited(mut self) -> Self {
+        self.audited = true;
         self
     }
 
@@ -219,6 +229,14 @@ impl Cluster {
         kubeconfig(&self.kubernetes().authority, &self.dir, &self.api_address(), &file, user, None)
     }
 
+    /// The requests that its API server has answered, in order; those of the server itself are left out.
+    ///
+    /// # Errors
+    /// If the cluster was made without [`ClusterSpec::audited`].
+    pub fn audit(&self) -> Result<Vec<Audited>> {
+        audit::read(&self.dir)
+    }
+
     /// `https://address:port` of its API server on the underlay.
     #[must_use]
     pub fn api_address(&self) -> String {
@@ -281,7 +299,7 @@ impl Kubernetes {
             (None, isthmus()?, lite_flags(&services, host, dir))
         } else {
             let etcd = start(host, "etcd", &tool("etcd")?, etcd_flags(&dir.join("etcd")))?;
-            let flags = apiserver_flags(&authority, &services.join(","), host, dir)?;
+            let flags = apiserver_flags(spec, &authority, &services.join(","), host, dir)?;
             (Some(etcd), tool("kube-apiserver")?, flags)
         };
         let mut apiserver = start(host, "kube-apiserver", &program, flags.clone())?;
@@ -365,12 +383,19 @@ fn etcd_flags(data: &Path) -> Vec<String> {
     ]
 }
 
-fn apiserver_flags(authority: &Authority, services: &str, host: &Host, dir: &Path) -> Result<Vec<String>> {
+fn apiserver_flags(
+    spec: &ClusterSpec,
+    authority: &Authority,
+    services: &str,
+    host: &Host,
+    dir: &Path,
+) -> Result<Vec<String>> {
     let address = host.address().to_string();
     let names = [&address, &host.address6().to_string(), "127.0.0.1", "localhost", "kubernetes.default.svc"];
     let serving = authority.server("apiserver", &names)?;
     let (verify, sign) = authority.bare_keys("service-accounts")?;
-    Ok([
+    let audit = if spec.audited { audit::flags(dir)? } else { Vec::new() };
+    let flags = [
         format!("--etcd-servers=http://127.0.0.1:{ETCD_PORT}"),
         format!("--cert-dir={}", dir.display()),
         format!("--tls-cert-file={}", serving.certificate.display()),
@@ -386,8 +411,8 @@ fn apiserver_flags(authority: &Authority, services: &str, host: &Host, dir: &Pat
         "--authorization-mode=RBAC".to_owned(),
         // Its controller does not run, so it would refuse every pod.
         "--disable-admission-plugins=ServiceAccount".to_owned(),
-    ]
-    .into())
+    ];
+    Ok(flags.into_iter().chain(audit).collect())
 }
 
 fn api_address(host: &Host) -> String {

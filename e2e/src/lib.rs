@@ -34,6 +34,7 @@
 //! | `ISTHMUS_TOOLS_BIN` | the directory of the servers, else `tools/build` says it and builds what is missing |
 //! | `ISTHMUS_E2E_KEEP=1` | leaves the directory with all logs, and names it |
 
+mod audit;
 mod bed;
 mod capture;
 mod certs;
@@ -50,10 +51,12 @@ mod node;
 pub mod objects;
 mod plan;
 mod process;
+mod relay;
 mod sys;
 mod tools;
 mod underlay;
 
+pub use audit::Audited;
 pub use bed::{Bed, BedBuilder};
 pub use capture::{Capture, Captured};
 pub use certs::{Authority, PemPair};
@@ -69,5 +72,6 @@ pub use netns::NetNs;
 pub use node::{Node, Pod};
 pub use plan::Plan;
 pub use process::{Process, Signal};
+pub use relay::{Held, Relay};
 pub use tools::{isthmus, tool};
 pub use underlay::Host;

@@ -1,7 +1,7 @@
 //! Our program in the place of Cilium's image: the pods that Cilium's chart renders, with their commands, flags, mounts,
 //! service account, certificates and users. From the objects that Cilium was shown must come what Cilium wrote.
 
-mod pod;
+pub(crate) mod pod;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -142,7 +142,7 @@ fn becomes(bed: &Bed, what: &str, etcdctl: &Etcdctl, expected: &BTreeMap<String,
 }
 
 /// The service account that the chart makes, with its role, and its token where pods find it.
-fn service_account(kubectl: &Kubectl, cluster: &Cluster, pod: &Pod<'_>) -> Result<()> {
+pub(crate) fn service_account(kubectl: &Kubectl, cluster: &Cluster, pod: &Pod<'_>) -> Result<()> {
     kubectl.run(&["-n", "kube-system", "create", "serviceaccount", "clustermesh-apiserver"])?;
     kubectl.run(&["create", "clusterrole", "clustermesh-apiserver", "--verb=get,list,watch", READS])?;
     kubectl.run(&[
@@ -159,7 +159,7 @@ fn service_account(kubectl: &Kubectl, cluster: &Cluster, pod: &Pod<'_>) -> Resul
     pod.write("account/ca.crt", &authority)
 }
 
-fn administrator(cluster: &Cluster, authority: &Authority) -> Result<Etcdctl> {
+pub(crate) fn administrator(cluster: &Cluster, authority: &Authority) -> Result<Etcdctl> {
     let user = format!("admin-{}", cluster.name());
     let client = authority.client(&format!("test-{user}"), &user, None)?;
     Etcdctl::new(cluster.host().netns(), "https://127.0.0.1:2379", &authority.certificate(), Some(&client))

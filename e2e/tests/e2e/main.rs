@@ -9,6 +9,8 @@ mod bench;
 #[cfg(test)]
 mod chart;
 #[cfg(test)]
+mod connect;
+#[cfg(test)]
 mod derived;
 #[cfg(test)]
 mod dns;

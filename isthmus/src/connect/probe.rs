@@ -38,6 +38,8 @@ async fn result(reader: &Member, peer: &Member, expect: Expect, patience: Durati
         None => ProbeResult::Well,
         Some(Layer::NameResolution | Layer::Tcp) => ProbeResult::Unreachable,
         Some(Layer::Tls) => ProbeResult::Refused,
+        // Readers may read a heartbeat in every store, and what a cluster says of itself only in its own.
+        Some(Layer::Permission) if let_in(&diagnosis) => ProbeResult::Another,
         Some(Layer::Permission) if connected => ProbeResult::Refused,
         // It let us in, and who may read is yet to be written.
         Some(Layer::Permission) => ProbeResult::Well,
@@ -46,6 +48,10 @@ async fn result(reader: &Member, peer: &Member, expect: Expect, patience: Durati
         Some(Layer::Configuration | Layer::Certificate) => return None,
     };
     Some(Probe { result, detail: failed(&diagnosis) })
+}
+
+fn let_in(diagnosis: &Diagnosis) -> bool {
+    diagnosis.steps.iter().any(|step| step.layer == Layer::Permission && step.outcome != Outcome::Failed)
 }
 
 /// Those of all ways from member to member that cannot be gone, with the reason.

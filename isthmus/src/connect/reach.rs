@@ -1,9 +1,11 @@
 //! From kubeconfig contexts to clients.
 
+use crate::cmd::version::VERSION;
 use crate::duration;
 use crate::evidence::kube::Api;
 use crate::exit::Usage;
 use anyhow::Context as _;
+use http::header::{HeaderValue, USER_AGENT};
 use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use mesh_runtime::Chain;
@@ -101,6 +103,9 @@ impl ReachArgs {
         let options = KubeConfigOptions { context: Some(context.to_owned()), ..Default::default() };
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.context("kubeconfig")?;
         config.connect_timeout = Some(self.timeout);
+        // So that an audit log says who it was.
+        let agent = HeaderValue::from_str(&format!("isthmus/{VERSION}")).context("the program's name")?;
+        config.headers.push((USER_AGENT, agent));
         if let Some(user) = &self.user {
             config.auth_info.impersonate = Some(user.clone());
         }

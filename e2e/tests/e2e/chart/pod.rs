@@ -33,7 +33,7 @@ const ETCD_CONFIG: &str = "endpoints:\n- https://127.0.0.1:2379\n\
     key-file: /var/lib/cilium/etcd-secrets/tls.key\n";
 
 /// The pod of one cluster.
-pub(super) struct Pod<'bed> {
+pub(crate) struct Pod<'bed> {
     cluster: &'bed Cluster,
     dir: PathBuf,
     bin: PathBuf,
@@ -41,7 +41,7 @@ pub(super) struct Pod<'bed> {
 
 impl<'bed> Pod<'bed> {
     /// Lays out its volumes, with the server's and the administrator's certificates.
-    pub(super) fn new(cluster: &'bed Cluster, authority: &Authority) -> Result<Self> {
+    pub(crate) fn new(cluster: &'bed Cluster, authority: &Authority) -> Result<Self> {
         let pod = Self { cluster, dir: cluster.dir().join("pod"), bin: cluster.dir().join("bin") };
         for volume in ["server", "admin", "users", "clustermesh", "etcd", "account"] {
             fs::create_dir_all(pod.dir.join(volume)).context("make a volume")?;
@@ -62,13 +62,18 @@ impl<'bed> Pod<'bed> {
     }
 
     /// Its network.
-    pub(super) fn host(&self) -> &Host {
+    pub(crate) fn host(&self) -> &Host {
         self.cluster.host()
     }
 
     /// A file in one of its volumes.
-    pub(super) fn write(&self, file: &str, text: &str) -> Result<()> {
+    pub(crate) fn write(&self, file: &str, text: &str) -> Result<()> {
         fs::write(self.dir.join(file), text).with_context(|| format!("write {file}"))
+    }
+
+    /// The directory of one of its volumes.
+    pub(crate) fn volume(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
     }
 
     /// A secret of type kubernetes.io/tls in one of its volumes.
@@ -81,7 +86,7 @@ impl<'bed> Pod<'bed> {
     }
 
     /// What the chart puts beside the configurations of peers: the certificate of `user`, which is of every peer.
-    pub(super) fn peers_certificate(&self, user: &str, authority: &Authority) -> Result<()> {
+    pub(crate) fn peers_certificate(&self, user: &str, authority: &Authority) -> Result<()> {
         let pair = authority.client(user, user, None)?;
         for (from, ending) in [(&pair.certificate, "crt"), (&pair.key, "key")] {
             let to = self.dir.join(format!("clustermesh/common-etcd-client.{ending}"));
@@ -93,7 +98,7 @@ impl<'bed> Pod<'bed> {
     }
 
     /// A command in a container of it, to run to its end.
-    pub(super) fn exec(&self, program: &str) -> Exec {
+    pub(crate) fn exec(&self, program: &str) -> Exec {
         let exec = self.host().exec("unshare").args(["-m", "sh", "-c", CONTAINER, "sh"]);
         exec.arg(&self.dir).arg(self.bin.join(program))
     }
@@ -111,7 +116,7 @@ impl<'bed> Pod<'bed> {
     }
 
     /// The init container, to its end.
-    pub(super) fn etcd_init(&self) -> Result<String> {
+    pub(crate) fn etcd_init(&self) -> Result<String> {
         let init = self.exec("clustermesh-apiserver").args([
             "etcdinit",
             "--etcd-cluster-name=clustermesh-apiserver",
@@ -122,7 +127,7 @@ impl<'bed> Pod<'bed> {
     }
 
     /// Container `etcd`.
-    pub(super) fn etcd(&self) -> Result<Daemon> {
+    pub(crate) fn etcd(&self) -> Result<Daemon> {
         self.host().daemon(self.container("etcd", "etcd").args([
             "--data-dir=/var/run/etcd",
             "--name=clustermesh-apiserver",
@@ -141,7 +146,7 @@ impl<'bed> Pod<'bed> {
     }
 
     /// Container `apiserver`, which finds the API as any pod does.
-    pub(super) fn apiserver(&self) -> Result<Daemon> {
+    pub(crate) fn apiserver(&self) -> Result<Daemon> {
         let address = self.cluster.api_address();
         let address = address.trim_start_matches("https://").rsplit_once(':');
         let (host, port) = address.context("the API server has a port")?;
@@ -167,7 +172,7 @@ impl<'bed> Pod<'bed> {
     }
 
     /// Container `kvstoremesh`.
-    pub(super) fn kvstoremesh(&self) -> Result<Daemon> {
+    pub(crate) fn kvstoremesh(&self) -> Result<Daemon> {
         let spec = self.container("kvstoremesh", "clustermesh-apiserver").arg("kvstoremesh");
         let spec = self
             .of_cluster(spec)
