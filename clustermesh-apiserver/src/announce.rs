@@ -37,7 +37,7 @@ pub(crate) fn config_writer(local: &LocalCluster, lease_ttl: Duration) -> SyncWr
         enforce: true,
         remove_stale: false,
         lease_ttl: Some(lease_ttl),
-        ..WriterConfig::new(key::cluster_config(&local.name))
+        ..WriterConfig::single(key::cluster_config(&local.name))
     })
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn heartbeat_writer(lease_ttl: Duration) -> SyncWriter {
     SyncWriter::new(WriterConfig {
         remove_stale: false,
         lease_ttl: Some(lease_ttl),
-        ..WriterConfig::new(key::HEARTBEAT)
+        ..WriterConfig::single(key::HEARTBEAT)
     })
 }
 

@@ -293,7 +293,7 @@ impl Mesh {
         if stop.run_until_cancelled(leads).await.is_none() {
             return Ok(());
         }
-        let mut config = WriterConfig::new(Bytes::from_static(key::HEARTBEAT.as_bytes()));
+        let mut config = WriterConfig::single(Bytes::from_static(key::HEARTBEAT.as_bytes()));
         config.lease_ttl = Some(self.shared.settings.lease_ttl);
         config.remove_stale = false;
         let writer = SyncWriter::new(config);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
 use kvstore::Client;
 use kvstore::sync::{SyncWriter, WriterConfig, WriterError, WriterStatus};
-use mesh_types::{ClusterConfig, ClusterName, Form, MIRROR_WORD, MirrorWord, Resource, key};
+use mesh_types::{ClusterConfig, ClusterName, Form, MirrorWord, Resource, key, mirror_word_key};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +22,6 @@ use crate::resource::KINDS;
 /// difference, and across failures of the task that reads, so that leases stay alive while the peer cannot be reached.
 #[derive(Debug)]
 pub(crate) struct Sinks {
-    cluster: ClusterName,
     config: SyncWriter,
     word: SyncWriter,
     kinds: BTreeMap<Resource, Sink>,
@@ -46,16 +45,15 @@ impl Sinks {
                 Sink { writer: SyncWriter::new(config), keeper: Mutex::new(Keeper::new(settings.rules())) },
             )
         };
-        let mut config = WriterConfig::new(Bytes::from_static(key::CLUSTER_CONFIG_PREFIX.as_bytes()));
+        let mut config = WriterConfig::single(Bytes::from(key::cluster_config(cluster)));
         config.lease_ttl = Some(settings.lease_ttl);
-        // Every cluster's configuration lies under this prefix.
+        // What an earlier life announced stays until this one has something to announce.
         config.remove_stale = false;
         config.enforce = true;
         // Nobody else's keys begin so; what an earlier life said is swept away at the first word.
-        let mut word = WriterConfig::new(Bytes::from(key::synced_prefix(cluster) + MIRROR_WORD));
+        let mut word = WriterConfig::single(Bytes::from(mirror_word_key(cluster)));
         word.lease_ttl = Some(settings.lease_ttl);
         Self {
-            cluster: cluster.clone(),
             config: SyncWriter::new(config),
             word: SyncWriter::new(word),
             kinds: KINDS.into_iter().map(sink).collect(),
@@ -109,7 +107,7 @@ impl Sinks {
 
     /// The same with a value that is there already.
     pub(crate) fn announce_as(&self, config: Bytes) {
-        self.config.upsert(Bytes::copy_from_slice(self.cluster.as_str().as_bytes()), config);
+        self.config.upsert(Bytes::new(), config);
     }
 
     /// Tells the readers of the local store what is unusual about the cluster.

@@ -205,7 +205,8 @@ impl Followed {
             let found = tokio::select! {
                 batch = changes.recv() => {
                     let Some(batch) = batch else { return Ok(()) };
-                    let found = if gate.must_ask(&batch) { self.canary(client, kind).await } else { canary };
+                    let vanished = self.vouched_by(kind).is_some_and(|by| !canaries.borrow().written.contains_key(&by));
+                    let found = if gate.must_ask(&batch, vanished) { self.canary(client, kind).await } else { canary };
                     let unbroken = self.vouched_by(kind).is_none() || (found.is_some() && found == canary);
                     passed = gate.pass(batch, unbroken);
                     if gate.held() > before {

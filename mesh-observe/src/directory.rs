@@ -46,9 +46,9 @@ pub enum Standing {
 /// What is known of a configuration that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Evidence {
-    /// The mirror still stands by its copies: it removed the cluster.
+    /// The mirror says that it removed the cluster.
     Removed,
-    /// The canaries are gone as well: the store is new, or the mirror's lease ended.
+    /// Nobody says so: the store is new, or the mirror's lease ended.
     None,
 }
 

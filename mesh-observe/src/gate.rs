@@ -1,8 +1,8 @@
 //! Which withdrawals are obeyed at once, and which only with evidence. Pure.
 //!
-//! A mirror whose lease ends takes its keys and its canaries along in one step; a mirror that withdraws keys leaves the
-//! canary standing. So when many keys vanish at once, or a list omits keys, the canary is asked for. Without it the
-//! withdrawals are held, until the keys come again or a list is complete under a canary.
+//! A mirror whose leases end takes its canaries along, ours before its keys; a mirror that withdraws keys leaves the canary
+//! standing. So when many keys vanish at once, a list omits keys, or the canary was seen to go, it is asked for. Without it
+//! the withdrawals are held, until the keys come again or a list is complete under a canary.
 
 use std::collections::BTreeSet;
 
@@ -30,11 +30,12 @@ impl Gate {
         self.held.len()
     }
 
-    /// Whether the canary must be asked for before the batch may [`pass`](Self::pass).
-    pub(crate) fn must_ask(&self, batch: &[Change]) -> bool {
+    /// Whether the canary must be asked for before the batch may [`pass`](Self::pass). `vanished`: as far as is known it is
+    /// gone, as that of a mirror is whose keys hang on many leases that end one after the other.
+    pub(crate) fn must_ask(&self, batch: &[Change], vanished: bool) -> bool {
         let deletes = batch.iter().filter(|change| matches!(change, Change::Delete { .. })).count();
         let listed = batch.iter().any(|change| matches!(change, Change::ListDone { .. }));
-        let collapse = deletes > 0 && (self.listing || deletes * 2 >= self.known);
+        let collapse = deletes > 0 && (vanished || self.listing || deletes * 2 >= self.known);
         collapse || (listed && !self.held.is_empty())
     }
 
@@ -124,25 +125,32 @@ mod tests {
     #[test]
     fn a_few_live_withdrawals_pass_unasked() {
         let mut gate = listed();
-        assert!(!gate.must_ask(&[delete("a")]));
+        assert!(!gate.must_ask(&[delete("a")], false));
         assert_eq!(deleted(&gate.pass(vec![delete("a")], true)), [b"a"]);
     }
 
     #[test]
     fn half_of_all_keys_at_once_needs_evidence_and_so_does_the_last_one() {
         let mut gate = listed();
-        assert!(gate.must_ask(&[delete("a"), delete("b")]));
+        assert!(gate.must_ask(&[delete("a"), delete("b")], false));
         gate.pass(vec![delete("a"), delete("b"), delete("c")], true);
-        assert!(gate.must_ask(&[delete("d")]));
+        assert!(gate.must_ask(&[delete("d")], false));
         gate.pass(vec![put("e"), put("f")], true);
-        assert!(!gate.must_ask(&[delete("d")]), "new keys count");
+        assert!(!gate.must_ask(&[delete("d")], false), "new keys count");
+    }
+
+    #[test]
+    fn a_few_need_evidence_too_once_the_canary_was_seen_to_go() {
+        let gate = listed();
+        assert!(gate.must_ask(&[delete("a")], true));
+        assert!(!gate.must_ask(&[put("e")], true));
     }
 
     #[test]
     fn what_a_list_omits_needs_evidence() {
         let mut gate = listed();
         gate.begin();
-        assert!(gate.must_ask(&[delete("a"), done(3)]));
+        assert!(gate.must_ask(&[delete("a"), done(3)], false));
     }
 
     #[test]
@@ -163,7 +171,7 @@ mod tests {
         gate.pass(vec![delete("a"), delete("b")], false);
         gate.begin();
         let batch = vec![put("a"), done(3)];
-        assert!(gate.must_ask(&batch));
+        assert!(gate.must_ask(&batch, false));
         let passed = gate.pass(batch, true);
         assert_eq!(deleted(&passed), [b"b"]);
         assert!(matches!(passed.last(), Some(Change::ListDone { .. })), "the end of the list comes last");

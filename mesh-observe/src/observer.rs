@@ -5,10 +5,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kvstore::Client;
 use kvstore::sync::{Change, FollowError, Follower};
-use kvstore::{Client, KeyRange};
 use mesh_runtime::{Backoff, Chain, Restart, Spawner, Task, jitter};
-use mesh_types::{ClusterName, LocalCluster, Resource, key};
+use mesh_types::{ClusterName, LocalCluster, MirrorWord, Resource, key, mirror_word_key};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -228,18 +228,19 @@ impl Observer {
     }
 }
 
-/// Whether the mirror removed the cluster whose configuration is gone: it does so minutes before it takes back its
-/// canaries. If the store does not answer there is no evidence.
+/// Whether the mirror removed the cluster whose configuration is gone: it says so in the same write.
+///
+/// That canaries still stand would be none: each hangs on a lease of its own, so of a mirror that died they may end later than
+/// the configuration. Cilium's mirror says nothing, and a store that does not answer neither; then the grace decides.
 async fn evidence(client: &dyn Client, key: &[u8]) -> Evidence {
     let Some(name) = std::str::from_utf8(key).ok().and_then(|name| name.parse::<ClusterName>().ok()) else {
         return Evidence::None;
     };
-    let canaries = KeyRange::prefix(key::synced_prefix(&name));
-    match client.list(&canaries, 1, None).await {
-        Ok(page) if !page.kvs.is_empty() => {}
-        Ok(_) | Err(_) => return Evidence::None,
+    let word = client.get(mirror_word_key(&name).as_bytes()).await.ok().flatten();
+    if !word.is_some_and(|word| MirrorWord::decode(&word.value).is_ok_and(|word| word.removed)) {
+        return Evidence::None;
     }
-    // Asked for last: canaries that came back meanwhile came with the configuration.
+    // Asked for last: the cluster may have come back meanwhile.
     match client.get(key::cluster_config(&name).as_bytes()).await {
         Ok(None) => Evidence::Removed,
         Ok(Some(_)) | Err(_) => Evidence::None,

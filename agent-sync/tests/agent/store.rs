@@ -6,6 +6,7 @@ use std::time::Duration;
 use agent_sync::api::schema::Status;
 use agent_sync::api::{SocketError, bind_socket};
 use kvstore::{Client as _, LeaseId};
+use mesh_types::mirror_word_key;
 
 use crate::bed::{Bed, Mirrored, Options, Serving};
 
@@ -61,6 +62,7 @@ async fn a_cluster_that_the_mirror_removes_goes_at_once_and_alone() {
         mirrored.write(&bed.serving, &["n1"], LeaseId::NONE).await;
         bed.until_ready(mirrored.name).await;
     }
+    bed.serving.put(&mirror_word_key(&"east".parse().unwrap()), r#"{"removed":true}"#).await;
     bed.serving.delete(&EAST.config_key()).await;
     until_nodes(&bed, &["west/n1"]).await;
     let status = bed.until_status("only west", |status| status.clusters.len() == 1).await;
@@ -89,6 +91,36 @@ async fn keys_that_end_with_the_mirror_s_lease_stay_until_it_is_back() {
     EAST.write(&bed.serving, &["n2"], LeaseId::NONE).await;
     until_nodes(&bed, &["east/n2"]).await;
     bed.until_ready("east").await;
+    bed.stop().await;
+}
+
+/// A mirror that died has a lease for each kind and one for the configuration, and they end one after the other.
+#[tokio::test]
+async fn leases_of_a_dead_mirror_that_end_in_any_order_withdraw_nothing() {
+    let bed = Bed::start().await;
+    let client = bed.serving.store.client();
+    let lease = async || client.grant(Duration::from_secs(600)).await.unwrap();
+    let (config, canaries, nodes) = (lease().await, lease().await, lease().await);
+    let all = ["n1", "n2", "n3"];
+    for node in all {
+        bed.serving.put_leased(&EAST.node_key(node), EAST.node(node), nodes).await;
+    }
+    bed.serving.put_leased(&EAST.config_key(), EAST.config(), config).await;
+    for canary in EAST.canary_keys() {
+        bed.serving.put_leased(&canary, "2026-01-05T08:30:00Z", canaries).await;
+    }
+    bed.until_ready("east").await;
+
+    client.revoke(config).await.unwrap();
+    bed.until_status("absent, not removed", |status| cluster(status, "east").standing == "absent").await;
+    client.revoke(canaries).await.unwrap();
+    client.revoke(nodes).await.unwrap();
+    let held = |status: &Status| {
+        let nodes = cluster(status, "east").kinds.iter().find(|kind| kind.kind == "nodes").unwrap();
+        nodes.withheld == all.len()
+    };
+    bed.until_status("all are held", held).await;
+    assert_eq!(bed.nodes().await, all.map(|node| format!("east/{node}")));
     bed.stop().await;
 }
 

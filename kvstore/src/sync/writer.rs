@@ -18,12 +18,15 @@ use super::{
     desired::{DesiredSet, Progress},
 };
 use crate::client::{Client, Error, Revision};
+use crate::range::KeyRange;
 
 /// What a [`SyncWriter`] writes, and where.
 #[derive(Clone, Debug)]
 pub struct WriterConfig {
     /// Prepended to every key; write the trailing slash.
     pub prefix: Bytes,
+    /// The prefix is a whole key, and the only item's own key is empty. Keys that merely begin so are somebody else's.
+    pub single: bool,
     /// The whole key to write once the initial set is stored, and what makes its value (a timestamp).
     pub canary: Option<(Bytes, fn() -> Bytes)>,
     /// Keys hang on leases with this time to live; `None` is no lease.
@@ -42,12 +45,30 @@ impl WriterConfig {
     pub fn new(prefix: impl Into<Bytes>) -> Self {
         Self {
             prefix: prefix.into(),
+            single: false,
             canary: None,
             lease_ttl: Some(Duration::from_secs(15 * 60)),
             remove_stale: true,
             enforce: false,
             backoff: Backoff::default(),
         }
+    }
+
+    /// The same for one key and nothing beside it.
+    pub fn single(key: impl Into<Bytes>) -> Self {
+        Self { single: true, ..Self::new(key) }
+    }
+
+    /// Where all of its keys are.
+    fn range(&self) -> KeyRange {
+        let start = self.prefix.clone();
+        if self.single { KeyRange::key(start) } else { KeyRange::prefix(start) }
+    }
+
+    /// Time to live of the canary's lease: that of the keys, less more than a lease may be behind with being renewed, which is
+    /// a third. So when its writer is gone the canary always goes first, and whoever sees keys vanish without one knows why.
+    fn canary_ttl(&self) -> Option<Duration> {
+        self.lease_ttl.map(|ttl| ttl / 2)
     }
 }
 

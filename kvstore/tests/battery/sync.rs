@@ -199,6 +199,11 @@ pub(crate) async fn a_writer_whose_lease_ended_writes_everything_again(client: &
     running.writer.synced();
     within("the canary", running.writer.wait_synced()).await;
     let before = client.get(b"sl/a").await.unwrap().unwrap();
+    let canary = client.get(b"synced/sl").await.unwrap().unwrap();
+    assert!(
+        canary.lease != before.lease && canary.lease.0 != 0,
+        "the canary must be able to end before the keys"
+    );
     client.revoke(before.lease).await.unwrap();
     let again = within("the keys again", async {
         loop {

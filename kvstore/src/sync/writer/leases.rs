@@ -60,16 +60,32 @@ impl Run<'_> {
         }
     }
 
+    /// A lease for the canary alone, which ends before those of the keys.
+    pub(super) async fn grant_for_canary(&mut self) -> Result<LeaseId, Error> {
+        let Some(ttl) = self.shared.config.canary_ttl() else { return Ok(LeaseId::NONE) };
+        let lease = self.client.grant(ttl).await?;
+        debug!(%lease, "lease of the canary granted");
+        self.keep_up();
+        Ok(lease)
+    }
+
     pub(super) async fn keep_alive(&mut self) -> Result<(), Error> {
-        for lease in self.leases.ids() {
-            self.renew(lease).await?;
-        }
+        self.renew_all().await?;
         let ttl = self.shared.config.lease_ttl.unwrap_or_default();
-        self.keep_alive_at = (!self.leases.ids().is_empty()).then(|| Instant::now() + ttl / 3);
+        let any = !self.leases.ids().is_empty() || self.canary_lease != LeaseId::NONE;
+        self.keep_alive_at = any.then(|| Instant::now() + ttl / 3);
         Ok(())
     }
 
-    pub(super) async fn renew(&mut self, lease: LeaseId) -> Result<(), Error> {
+    pub(super) async fn renew_all(&mut self) -> Result<(), Error> {
+        let canary = Some(self.canary_lease).filter(|lease| *lease != LeaseId::NONE);
+        for lease in self.leases.ids().into_iter().chain(canary) {
+            self.renew(lease).await?;
+        }
+        Ok(())
+    }
+
+    async fn renew(&mut self, lease: LeaseId) -> Result<(), Error> {
         match self.client.keep_alive(lease).await {
             Ok(_) => Ok(()),
             Err(Error::LeaseNotFound(_)) => {

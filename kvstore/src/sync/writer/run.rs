@@ -156,13 +156,11 @@ impl<'a> Run<'a> {
             self.start_over();
         }
         self.store = Some(status.cluster_id);
-        for lease in self.leases.ids() {
-            self.renew(lease).await?;
-        }
+        self.renew_all().await?;
         let config = &self.shared.config;
         let range = match &config.canary {
             Some((key, _)) if !config.enforce => KeyRange::key(key.clone()),
-            Some(_) | None => KeyRange::prefix(config.prefix.clone()),
+            Some(_) | None => config.range(),
         };
         match self.client.watch(range, status.revision.next()).await {
             Ok(watch) => self.watch = Some(watch),
@@ -299,7 +297,7 @@ impl<'a> Run<'a> {
     async fn canary(&mut self) -> Result<(), Error> {
         if let Some((key, value)) = &self.shared.config.canary {
             if self.canary_lease == LeaseId::NONE {
-                self.canary_lease = self.place().await?;
+                self.canary_lease = self.grant_for_canary().await?;
             }
             let put = Write::Put { key: key.clone(), value: value(), lease: self.canary_lease };
             match self.client.write(vec![put]).await {
@@ -322,7 +320,7 @@ impl Shared {
     pub(super) async fn list(&self, client: &dyn Client) -> Result<Vec<Found>, Error> {
         let prefix = &self.config.prefix;
         let page_size = client.limits().page.unwrap_or(PAGE);
-        let mut range = KeyRange::prefix(prefix.clone());
+        let mut range = self.config.range();
         let mut at = None;
         let mut found = Vec::new();
         loop {
