@@ -161,6 +161,9 @@ async fn clusters_without_cilium_are_connected_checked_and_parted() {
     let (code, looked) = clusters.run("check", &["--no-probe"]);
     assert_eq!((code, &looked["healthy"]), (3, &false.into()), "{looked}");
 
+    let (code, waited) = clusters.run("check", &["--no-probe", "--wait", "--timeout=2s"]);
+    assert_eq!((code, &waited["healthy"]), (4, &false.into()), "{waited}");
+
     let (code, applied) = clusters.run("connect", &["--no-probe", "--apply"]);
     assert_eq!(
         (code, &applied["outcome"], &applied["plan"]),

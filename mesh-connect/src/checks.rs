@@ -17,6 +17,50 @@ pub fn has_error(findings: &[Finding]) -> bool {
     findings.iter().any(|finding| finding.severity == Severity::Error)
 }
 
+/// Whether so much is known of the members that a check could be made: what was not asked is not well.
+pub fn is_asked(code: Code, members: &[Member]) -> bool {
+    let known = |is_known: fn(&Member) -> bool| members.iter().filter(|member| is_known(member)).count();
+    // How many must be known for each, and how many are.
+    let (needed, known) = match code {
+        Code::StoreUnreachable | Code::StoreRefused | Code::StoreOfAnother => {
+            (members.len().max(1), known(|member| member.probe.is_some()))
+        }
+        Code::ClockSkew => (2, known(|member| member.clock.is_some())),
+        Code::VersionSkew => (2, known(|member| member.version.is_some())),
+        Code::DatapathDiffers => (2, known(|member| member.settings.datapath().is_some())),
+        Code::FamiliesDiffer => (2, known(|member| member.settings.families().is_some())),
+        Code::EncryptionDiffers => (2, known(|member| member.settings.encryption().is_some())),
+        Code::ApiUnreachable
+        | Code::Unauthorised
+        | Code::PermissionMissing
+        | Code::NoClusterConfig
+        | Code::NameInvalid
+        | Code::IdInvalid
+        | Code::MemberNotLookedAt
+        | Code::TooManyClusters
+        | Code::CertificateMissing
+        | Code::CertificateExpired
+        | Code::CertificateNotYetValid
+        | Code::CertificateEndsSoon
+        | Code::ChainBroken
+        | Code::ServerNameMissing
+        | Code::ClientNameUnexpected
+        | Code::StoreWithoutAddress
+        | Code::StoreInsideOnly
+        | Code::UsersUnreadable => (1, members.len()),
+        Code::IdDuplicate
+        | Code::NameDuplicate
+        | Code::MaxClustersDiffer
+        | Code::PeerDiffers
+        | Code::PodCidrOverlap
+        | Code::ServiceCidrOverlap
+        | Code::NodeAddressOverlap
+        | Code::CaDiffers
+        | Code::NotConnected => (2, members.len()),
+    };
+    known >= needed
+}
+
 /// All that is not as it should be at `now`, by code, then by cluster.
 pub fn checks(members: &[Member], failures: &[Failure], now: Timestamp) -> Vec<Finding> {
     let mut findings: Vec<Finding> = failures.iter().map(access).collect();

@@ -21,7 +21,7 @@ mod settings;
 mod samples;
 
 pub use certificate::{Certificate, Names};
-pub use checks::{MAX_CLOCK_SKEW, checks, has_error};
+pub use checks::{MAX_CLOCK_SKEW, checks, has_error, is_asked};
 pub use code::{Code, Group};
 pub use finding::{Finding, Severity};
 pub use member::{

@@ -134,6 +134,10 @@ fn what_is_planned_is_written_and_makes_two_clusters_one_mesh() {
     assert_eq!((twice.code, &twice.json["outcome"]), (0, &"nothing-to-do".into()), "{twice:?}");
     assert_eq!(world.writes().len(), 6, "{:?}", world.writes());
 
+    // Nothing is mounted yet, so nobody can read.
+    let late = world.connect(&["--apply", "--wait", "--timeout=2s"]);
+    assert_eq!(late.code, 4, "{late:?}");
+
     // The clusters see each other by what was written, as it is mounted.
     world.mount();
     for pod in world.pods() {
@@ -177,6 +181,39 @@ fn what_is_planned_is_written_and_makes_two_clusters_one_mesh() {
     assert!(!world.objects().values().any(|data| data.contains_key("west") || data.contains_key("east")));
     let nothing = world.run("disconnect", &["--context=west", "--context=east", "--apply"]);
     assert_eq!((nothing.code, &nothing.json["outcome"]), (0, &"nothing-to-do".into()), "{nothing:?}");
+}
+
+#[test]
+fn on_a_terminal_it_asks_first_and_keeps_to_the_width() {
+    let bed = World::bed("connect-terminal");
+    let world = World::new(&bed);
+    let both = "--no-probe --context=west --context=east";
+    let refused = world.terminal(80, &format!("connect {both} --apply"), "n\n");
+    assert_eq!(refused.code, 3, "{}", refused.stdout);
+    assert!(refused.stdout.contains("Write these 6 objects? [y/N]"), "{}", refused.stdout);
+    assert_eq!(world.writes(), []);
+    let confirmed = world.terminal(80, &format!("connect {both} --apply"), "y\n");
+    assert_eq!(confirmed.code, 0, "{}", confirmed.stdout);
+    assert_eq!(world.writes().len(), 6);
+
+    let address = "--address=west=192.0.2.1:2379 --context=dead --timeout=5s";
+    let mut heights = Vec::new();
+    for columns in [80, 140] {
+        let shown = world.terminal(columns, &format!("check {both} {address}"), "");
+        assert_eq!(shown.code, 1, "{}", shown.stdout);
+        for expected in
+            ["\u{1b}[31m✘\u{1b}[0m C001", "\u{1b}[32m✔\u{1b}[0m C101", "\u{1b}[33m!\u{1b}[0m C702"]
+        {
+            assert!(shown.stdout.contains(expected), "{}", shown.stdout);
+        }
+        let plain = world.plain_terminal(columns, &format!("check {both} {address}"), "");
+        assert!(plain.stdout.contains("✘ C001") && !plain.stdout.contains("\u{1b}[3"), "{}", plain.stdout);
+        let widest = plain.stdout.lines().map(|line| line.trim_end().chars().count()).max();
+        assert!(widest.is_some_and(|widest| widest <= columns), "{}", plain.stdout);
+        assert!(plain.stdout.contains("  ? C403 "), "the stores were not tried: {}", plain.stdout);
+        heights.push(plain.stdout.lines().count());
+    }
+    assert!(heights[0] > heights[1], "a wider terminal has fewer lines: {heights:?}");
 }
 
 #[test]

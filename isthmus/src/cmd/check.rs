@@ -80,7 +80,7 @@ impl Args {
         let report = CheckReport {
             healthy: findings.is_empty(),
             clusters: report::clusters(&survey.members),
-            checks: report::lines(&findings, survey.members.len()),
+            checks: report::lines(&findings, &survey.members),
         };
         (report, exit)
     }

@@ -1,7 +1,7 @@
 //! What the commands print.
 
 use crate::out::coloured;
-use mesh_connect::{Code, Finding, Member, Plan, Severity};
+use mesh_connect::{Code, Finding, Member, Plan, Severity, is_asked};
 use mesh_explain::{Style, push_wrapped};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -88,19 +88,19 @@ enum State {
     Ok,
     Warning,
     Error,
-    /// Nobody answered of whom it could be asked.
+    /// Too little is known to tell.
     NotAsked,
 }
 
-/// All checks, with what they found. Where no member was read, those of members were not made.
-pub(crate) fn lines(findings: &[Finding], members: usize) -> Vec<CheckLine> {
+/// All checks, with what they found.
+pub(crate) fn lines(findings: &[Finding], members: &[Member]) -> Vec<CheckLine> {
     let line = |code: &Code| {
         let of: Vec<Finding> = findings.iter().filter(|finding| finding.code == *code).cloned().collect();
         let state = match of.iter().map(|finding| finding.severity).max() {
             Some(Severity::Error) => State::Error,
             Some(Severity::Warning) => State::Warning,
-            None if members == 0 => State::NotAsked,
-            None => State::Ok,
+            None if is_asked(*code, members) => State::Ok,
+            None => State::NotAsked,
         };
         let group = code.group().title();
         CheckLine { code: *code, group, title: code.title(), state, docs: code.docs(), findings: of }
@@ -209,7 +209,7 @@ mod tests {
         let trouble = Trouble::Unreachable("connection refused".to_owned());
         let failure = Failure { context: "north".to_owned(), trouble };
         let findings = checks(&[Member::default()], &[failure], jiff::Timestamp::UNIX_EPOCH);
-        CheckReport { healthy: false, clusters: Vec::new(), checks: lines(&findings, 1) }
+        CheckReport { healthy: false, clusters: Vec::new(), checks: lines(&findings, &[Member::default()]) }
     }
 
     #[test]
@@ -224,8 +224,9 @@ mod tests {
             ),
             "{text}"
         );
+        assert!(text.contains("\n  ? C501 clocks agree\n"), "{text}");
         assert!(text.contains("       see docs/connect.md#c001-api-server-answers\n"), "{text}");
-        assert!(text.contains("\n  ✔ C501 clocks agree\n"), "{text}");
+        assert!(text.contains("\n  ✔ C106 mesh is not too large\n"), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 80 || line.contains("see docs")), "{text}");
     }
 
@@ -233,7 +234,7 @@ mod tests {
     fn without_a_terminal_the_marks_are_words_and_colours_are_off() {
         let plain = report().text(Style::default(), false);
         assert!(
-            plain.contains("  FAIL C001") && plain.contains("  ok   C501") && !plain.contains('\x1b'),
+            plain.contains("  FAIL C001") && plain.contains("  ok   C106") && !plain.contains('\x1b'),
             "{plain}"
         );
         let coloured = report().text(Style { colour: true, ..Style::default() }, true);
@@ -241,7 +242,30 @@ mod tests {
     }
 
     #[test]
+    fn findings_keep_to_the_width_and_are_plain_without_colours() {
+        let trouble = Trouble::Forbidden {
+            verb: "get".to_owned(),
+            resource: "secrets/clustermesh-apiserver-remote-cert".to_owned(),
+            namespace: "kube-system".to_owned(),
+            user: "system:serviceaccount:operations:somebody".to_owned(),
+        };
+        let all =
+            checks(&[], &[Failure { context: "north".to_owned(), trouble }], jiff::Timestamp::UNIX_EPOCH);
+        for (width, colour) in [(80, false), (80, true), (140, false), (140, true)] {
+            let text = findings(&all, Style { width, colour });
+            let plain = text.replace("\x1b[31m", "").replace("\x1b[0m", "");
+            assert_eq!(text != plain, colour, "{text}");
+            let widest = plain.lines().map(|line| line.chars().count()).max().unwrap();
+            assert!(widest <= width && widest > width - 20, "{width}: {plain}");
+            assert!(
+                plain.ends_with("  see docs/connect.md#c003-permissions-suffice\n\n1 error.\n"),
+                "{plain}"
+            );
+        }
+    }
+
+    #[test]
     fn nothing_is_said_to_be_well_of_which_nothing_was_read() {
-        assert!(lines(&[], 0).iter().all(|line| line.state == State::NotAsked));
+        assert!(lines(&[], &[]).iter().all(|line| line.state == State::NotAsked));
     }
 }

@@ -196,6 +196,25 @@ fn every_check_of_members_has_a_fault_that_it_finds() {
 }
 
 #[test]
+fn what_is_not_known_is_not_asked() {
+    let stores = [Code::StoreUnreachable, Code::StoreRefused, Code::StoreOfAnother];
+    let not_asked = |members: &[Member]| -> Vec<Code> {
+        Code::ALL.iter().copied().filter(|code| !is_asked(*code, members)).collect()
+    };
+    let mut members = mesh();
+    assert_eq!(not_asked(&members), stores, "nobody tried the stores");
+    members[0].probe = Some(Probe { result: ProbeResult::Well, detail: String::new() });
+    assert_eq!(not_asked(&members), stores, "one of two is not all");
+    members[1].probe = members[0].probe.clone();
+    members[1].clock = None;
+    members[1].version = None;
+    members[1].settings.data.remove("enable-wireguard");
+    assert_eq!(not_asked(&members), [Code::EncryptionDiffers, Code::ClockSkew, Code::VersionSkew]);
+    assert!(!is_asked(Code::IdDuplicate, &members[..1]), "one cluster differs from none");
+    assert_eq!(not_asked(&[]), Code::ALL);
+}
+
+#[test]
 fn one_cluster_by_two_contexts_is_told_as_such() {
     let mut members = mesh();
     let again = Member { context: "again".to_owned(), ..members[0].clone() };

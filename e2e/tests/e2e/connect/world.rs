@@ -127,6 +127,29 @@ impl<'bed> World<'bed> {
         Answer { code, stdout: output.stdout, stderr: output.stderr, json }
     }
 
+    /// A command as somebody sees it who types `keys`, on a terminal of so many columns.
+    pub(super) fn terminal(&self, columns: usize, line: &str, keys: &str) -> Answer {
+        self.typed(columns, line, keys, self.isthmus_terminal())
+    }
+
+    /// The same with `NO_COLOR`.
+    pub(super) fn plain_terminal(&self, columns: usize, line: &str, keys: &str) -> Answer {
+        self.typed(columns, line, keys, self.isthmus_terminal().env("NO_COLOR", "1"))
+    }
+
+    fn isthmus_terminal(&self) -> Exec {
+        let script = self.host().exec("script").env("KUBECONFIG", &self.kubeconfig);
+        script.env("TERM", "xterm").within(Duration::from_secs(90))
+    }
+
+    fn typed(&self, columns: usize, line: &str, keys: &str, script: Exec) -> Answer {
+        let program = e2e::isthmus().unwrap();
+        let line = format!("stty cols {columns} rows 50; exec {} {line}", program.display());
+        let output = script.args(["-qec", &line, "/dev/null"]).stdin(keys).output().unwrap();
+        let code = output.status.code().unwrap_or(-1);
+        Answer { code, stdout: output.stdout, stderr: output.stderr, json: Value::Null }
+    }
+
     /// `connect`, of both clusters unless `args` name others.
     pub(super) fn connect(&self, args: &[&str]) -> Answer {
         let both = ["--context=west", "--context=east"];
