@@ -2,23 +2,27 @@
 //!
 //! `kubectl proxy` speaks TLS with the API server; this stands before it, in plain HTTP/1.1, one request a connection.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::{Cluster, Daemon, DaemonSpec, Host, tool};
+
+/// How often a held write looks whether its client still waits.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Whether writes pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
     /// They do.
     No,
-    /// They are read, and never answered.
+    /// They wait until they do.
     Writes,
 }
 
@@ -89,7 +93,7 @@ impl Relay {
         self.state.held.store(u64::from(held == Held::Writes), Ordering::SeqCst);
     }
 
-    /// How many writes are held.
+    /// How many writes were held since it was last said whether they are.
     #[must_use]
     pub fn waiting(&self) -> u64 {
         self.state.held.load(Ordering::SeqCst) / 2
@@ -115,9 +119,7 @@ impl State {
         let is_write = !head[0].starts_with("GET ") && !head[0].contains("reviews");
         if is_write && self.held.load(Ordering::SeqCst) & 1 == 1 {
             self.held.fetch_add(2, Ordering::SeqCst);
-            // Until the client gives up.
-            reader.read_to_end(&mut body)?;
-            return Ok(());
+            self.wait(client)?;
         }
         head.retain(|line| !is(line, "connection"));
         head.push("Connection: close".to_owned());
@@ -135,6 +137,23 @@ impl State {
         std::io::copy(&mut answer, &mut client)?;
         client.shutdown(Shutdown::Both)?;
         Ok(())
+    }
+
+    /// Until writes pass.
+    ///
+    /// # Errors
+    /// If the client is gone: what it asked for is not done.
+    fn wait(&self, client: &TcpStream) -> Result<()> {
+        client.set_read_timeout(Some(LOOK))?;
+        loop {
+            let pass = self.held.load(Ordering::SeqCst) & 1 == 0;
+            // It has sent all of its request: it can only go, or go on waiting.
+            let waits = client.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+            ensure!(waits, "the client is gone");
+            if pass {
+                return Ok(client.set_read_timeout(None)?);
+            }
+        }
     }
 
     fn date(&self, date: &str) -> Result<String> {

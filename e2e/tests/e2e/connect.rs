@@ -247,6 +247,32 @@ fn an_interrupted_apply_is_finished_by_running_again() {
     });
     let third = world.connect(&["--apply"]);
     assert_eq!(third.json["outcome"], "nothing-to-do", "{third:?}");
+
+    // Somebody else writes between the plan and the write: that is not overwritten.
+    let parted = world.run("disconnect", &["--context=west", "--context=east", "--apply"]);
+    assert_eq!(parted.code, 0, "{parted:?}");
+    relay.hold(Held::Writes);
+    let mut late: Daemon = world.host().daemon(world.daemon(&args).named("late")).unwrap();
+    bed.eventually("a write is held", SOON, || {
+        ensure!(relay.waiting() == 1, "{} are held", relay.waiting());
+        Ok(())
+    });
+    let others = "users:\n- name: operator\n  role: root\n";
+    let patch = serde_json::json!({"data": {"users.yaml": others}});
+    let kubectl = bed.cluster("east").kubectl();
+    kubectl.patch("kube-system", "configmap", "clustermesh-remote-users", &patch).unwrap();
+    relay.hold(Held::No);
+    bed.eventually("it ends", SOON, || late.process().exited()?.context("it runs"));
+    let said = fs::read_to_string(late.log()).unwrap();
+    assert!(said.contains("somebody else wrote it since it was read"), "{said}");
+    assert!(said.contains("1 of 6 writes are done, running again does the rest"), "{said}");
+    let users = || {
+        kubectl.get("kube-system", "configmap", "clustermesh-remote-users").unwrap()["data"]["users.yaml"]
+            .clone()
+    };
+    assert_eq!(users(), others);
+    assert_eq!(world.connect(&["--apply"]).code, 0);
+    assert_eq!(users(), format!("{others}- name: remote-west\n  role: remote\n"));
 }
 
 /// Cluster, kind and name of an object.
