@@ -249,6 +249,7 @@ fn to_watch_error(refusal: Refusal, from: i64) -> WatchError {
         Refusal::Future { .. }
         | Refusal::LeaseNotFound { .. }
         | Refusal::LeaseExists
+        | Refusal::EmptyKey
         | Refusal::KeyNotFound
         | Refusal::CompactedAlready => WatchError::Store(refusal.into()),
     }
@@ -260,7 +261,7 @@ impl From<Refusal> for Error {
             Refusal::Compacted { asked, .. } => Self::Compacted { asked: Revision(asked) },
             Refusal::Future { asked } => Self::FutureRevision { asked: Revision(asked) },
             Refusal::LeaseNotFound { lease } => Self::LeaseNotFound(LeaseId(lease)),
-            Refusal::LeaseExists | Refusal::KeyNotFound | Refusal::CompactedAlready => {
+            Refusal::EmptyKey | Refusal::LeaseExists | Refusal::KeyNotFound | Refusal::CompactedAlready => {
                 Self::Invalid(tonic::Status::failed_precondition(refusal.to_string()))
             }
         }

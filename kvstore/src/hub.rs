@@ -11,8 +11,9 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use tokio::sync::Notify;
 
 use self::intervals::Intervals;
 use crate::{
-    mvcc::{Committed, put_varint, varint_len},
+    mvcc::{Committed, Millis, put_varint, varint_len},
     range::KeyRange,
 };
 
@@ -28,6 +29,8 @@ use crate::{
 const KEPT_BATCHES: usize = 512;
 /// Bytes of events that a group keeps so; a single batch may be larger.
 const KEPT_BYTES: usize = 2 << 20;
+/// How long it keeps them at least.
+pub(crate) const TIDY: Duration = Duration::from_secs(1);
 /// What an event takes besides its records.
 const EVENT_BYTES: usize = 64;
 
@@ -88,6 +91,8 @@ pub(crate) struct Hub {
     groups: Mutex<Intervals<Arc<Group>>>,
     /// How many groups there are.
     heard: AtomicUsize,
+    /// When it was last tidied.
+    tidied: AtomicU64,
 }
 
 /// Watches of one range.
@@ -115,6 +120,8 @@ struct Member {
     signal: Arc<Signal>,
     /// Whether the signal names it already.
     named: AtomicBool,
+    /// Revision of the first batch that it has not taken, or 0. Changes under the lock of the ring only.
+    waits_for: AtomicI64,
 }
 
 /// Wakes whoever serves some watches and says which of them have news.
@@ -161,8 +168,9 @@ pub(crate) struct Subscription {
 pub(crate) enum Taken {
     /// What came since the last time, in order.
     Batches(Vec<Arc<Batch>>),
-    /// The watch was too far behind; it must read the log. What comes from now on will be kept again.
-    Behind,
+    /// The watch was too far behind; it must read the log, where nothing before revision `from` concerns it that it has
+    /// not had. What comes from now on will be kept again.
+    Behind { from: i64 },
 }
 
 /// Publishing in the order of revisions: made while the key space is still locked.
@@ -191,7 +199,12 @@ impl Hub {
         let group = groups
             .get_or_insert_with(&range, || Arc::new(Group { range: range.clone(), ring: Mutex::default() }));
         let group = Arc::clone(group);
-        let member = Arc::new(Member { id, signal: Arc::clone(signal), named: AtomicBool::new(false) });
+        let member = Arc::new(Member {
+            id,
+            signal: Arc::clone(signal),
+            named: AtomicBool::new(false),
+            waits_for: AtomicI64::new(0),
+        });
         let mut ring = lock(&group.ring);
         ring.members.push(Arc::clone(&member));
         let next = ring.first + ring.batches.len() as u64;
@@ -203,8 +216,13 @@ impl Hub {
 }
 
 impl Hub {
-    /// Drops batches that were there the last time already: whoever still wants them reads the log.
-    pub(crate) fn tidy(&self) {
+    /// Drops batches that were there the last time already, if that was [`TIDY`] ago: whoever still wants them reads
+    /// the log.
+    pub(crate) fn tidy(&self, now: Millis) {
+        if now.saturating_sub(self.tidied.load(Ordering::Relaxed)) < TIDY.as_millis() as Millis {
+            return;
+        }
+        self.tidied.store(now, Ordering::Relaxed);
         let groups = lock(&self.groups);
         for group in groups.values() {
             let mut ring = lock(&group.ring);
@@ -248,6 +266,7 @@ impl Publisher<'_> {
 impl Group {
     fn push(&self, batch: Batch) {
         let mut ring = lock(&self.ring);
+        let revision = batch.revision;
         ring.bytes += batch.bytes;
         ring.batches.push_back(Arc::new(batch));
         while ring.batches.len() > KEPT_BATCHES || (ring.bytes > KEPT_BYTES && ring.batches.len() > 1) {
@@ -256,6 +275,9 @@ impl Group {
             ring.first += 1;
         }
         for member in &ring.members {
+            if member.waits_for.load(Ordering::Relaxed) == 0 {
+                member.waits_for.store(revision, Ordering::Relaxed);
+            }
             if !member.named.swap(true, Ordering::AcqRel) {
                 member.signal.name(member.id);
             }
@@ -274,10 +296,11 @@ impl Subscription {
         // Before looking, so that what comes after names the watch again.
         self.member.named.store(false, Ordering::Release);
         let mut ring = lock(&self.group.ring);
+        let from = self.member.waits_for.swap(0, Ordering::Relaxed);
         let end = ring.first + ring.batches.len() as u64;
         if self.next < ring.first {
             self.next = end;
-            return Taken::Behind;
+            return Taken::Behind { from };
         }
         let skip = (self.next - ring.first) as usize;
         let batches: Vec<Arc<Batch>> = ring.batches.iter().skip(skip).cloned().collect();
@@ -295,6 +318,7 @@ impl Subscription {
     pub(crate) fn skip(&mut self) {
         self.member.named.store(false, Ordering::Release);
         let ring = lock(&self.group.ring);
+        self.member.waits_for.store(0, Ordering::Relaxed);
         self.next = ring.first + ring.batches.len() as u64;
     }
 

@@ -10,6 +10,7 @@
 
 mod crc;
 mod disk;
+mod lock;
 mod writer;
 
 use bytes::Bytes;
@@ -18,7 +19,8 @@ use prost::Message;
 use self::crc::crc32;
 pub use self::disk::{DurableError, empty_data_dir, holds_keys, keep_users, restore};
 pub(crate) use self::{
-    disk::{open, users, write_image},
+    disk::{open, users, write_image, write_users},
+    lock::{Held, hold},
     writer::{Failed, Journal},
 };
 use crate::{
@@ -90,7 +92,8 @@ impl Entry {
         if self.ended != 0 {
             keyspace.revoke(self.ended).ok()?;
         }
-        if self.compacted != 0 {
+        // An image begins compacted at its own revision, which compactions after it need not reach.
+        if self.compacted > keyspace.compacted() {
             keyspace.compact(self.compacted).ok()?;
         }
         if let Some(frame) = self.auth {

@@ -60,6 +60,9 @@ pub enum Refusal {
         /// What was asked for.
         asked: i64,
     },
+    /// A key has at least one byte.
+    #[error("no key is given")]
+    EmptyKey,
     /// No such lease.
     #[error("no such lease")]
     LeaseNotFound {

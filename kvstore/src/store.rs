@@ -27,9 +27,9 @@ use crate::{
     auth::{Auth, AuthError},
     client::Write,
     embedded::EmbeddedClient,
-    hub::{Hub, Signal},
+    hub::{Hub, Signal, TIDY},
     image::Image,
-    journal::{self, DurableError, Entry, Failed, Journal, keep_users, users, write_image},
+    journal::{self, DurableError, Entry, Failed, Held, Journal, users, write_image, write_users},
     mvcc::{Commit, Keyspace, Millis, Put, Record, Refusal, Transaction, TxnResult},
     range::KeyRange,
     watcher::Watcher,
@@ -37,8 +37,8 @@ use crate::{
 
 /// Changes that are forgotten under one hold of the lock.
 const PURGE_STEPS: usize = 512;
-/// How often batches that no watch took are dropped.
-const TIDY: Duration = Duration::from_secs(1);
+/// How often the length of the journal is looked at.
+const FOLD: Duration = Duration::from_secs(1);
 
 /// How a store behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +88,7 @@ pub struct Store {
     /// Where a durable store writes everything before it answers.
     journal: Option<Journal>,
     /// Where a store in memory keeps users and roles, if it does.
-    users_dir: Option<PathBuf>,
+    users_dir: Option<(PathBuf, Held)>,
     /// Cancelled when the disk failed: what is in memory may not be on it.
     failed: CancellationToken,
     /// Something changed that the housekeeper's timers depend on.
@@ -112,8 +112,9 @@ impl Store {
     /// # Errors
     /// See [`DurableError`].
     pub fn keeping_users(config: StoreConfig, dir: &Path) -> Result<Arc<Self>, DurableError> {
+        let held = journal::hold(dir)?;
         let mut store = Self::build(config, Keyspace::new(), users(dir)?, None);
-        store.users_dir = Some(dir.to_owned());
+        store.users_dir = Some((dir.to_owned(), held));
         Ok(Arc::new(store))
     }
 
@@ -125,7 +126,8 @@ impl Store {
     pub fn durable(config: StoreConfig, dir: &Path) -> Result<Arc<Self>, DurableError> {
         let opened = journal::open(dir, 0, (config.cluster_id, config.member_id))?;
         let failed = CancellationToken::new();
-        let started = Journal::start(&opened.journal, opened.bytes, opened.sequence, failed.clone());
+        let started =
+            Journal::start(&opened.journal, opened.bytes, opened.sequence, opened.held, failed.clone());
         let journal = started.map_err(|source| DurableError::Io { path: opened.journal, source })?;
         let config = StoreConfig { cluster_id: opened.ids.0, member_id: opened.ids.1, ..config };
         let store = Self::build(config, opened.keyspace, opened.auth, Some(journal));
@@ -193,8 +195,8 @@ impl Store {
         let _in_the_journals_order = self.journal.as_ref().map(|_| self.lock());
         let mut auth = Auth::clone(&self.auth.load());
         change(&mut auth)?;
-        if let Some(dir) = &self.users_dir {
-            keep_users(dir, &auth).map_err(|error| {
+        if let Some((dir, _held)) = &self.users_dir {
+            write_users(dir, &auth).map_err(|error| {
                 error!(%error, dir = %dir.display(), "users and roles cannot be kept");
                 AuthError::NotKept
             })?;
@@ -209,9 +211,10 @@ impl Store {
         self.lock().revision()
     }
 
-    /// Ends leases, compacts and frees memory, until `stop`. Without it leases never end.
+    /// Ends leases, compacts, frees memory and folds long journals, until `stop`. Without it leases never end. An image
+    /// whose writing has begun is written to its end.
     pub async fn housekeep(&self, stop: &CancellationToken) {
-        let work = async {
+        let chores = async {
             let mut compaction = Compaction::default();
             loop {
                 let next_lease = self.end_leases(self.now());
@@ -219,8 +222,7 @@ impl Store {
                 while self.purge() {
                     tokio::task::yield_now().await;
                 }
-                self.hub.tidy();
-                self.fold().await;
+                self.hub.tidy(self.now());
                 let until_lease = next_lease.map(|end| Duration::from_millis(end.saturating_sub(self.now())));
                 let pause = until_lease.map_or(TIDY, |until| until.min(TIDY));
                 tokio::select! {
@@ -229,10 +231,10 @@ impl Store {
                 }
             }
         };
-        stop.run_until_cancelled::<_>(async {
-            let (): () = work.await;
-        })
-        .await;
+        let chores = stop.run_until_cancelled::<_>(async {
+            let (): () = chores.await;
+        });
+        tokio::join!(chores, self.fold(stop));
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Option<Record> {
@@ -256,14 +258,16 @@ impl Store {
         self.change(|keyspace| keyspace.transact(txn))
     }
 
-    /// A batch as one revision, after its leases are checked; nothing is written if one is missing.
+    /// A batch as one revision, after its keys and leases are checked; nothing is written if one is missing.
     pub(crate) fn write_batch(&self, batch: &[Write]) -> Result<i64, Refusal> {
         let written = self.change(|keyspace| {
             let mut checked = 0;
             for write in batch {
-                if let Write::Put { lease, .. } = write
-                    && lease.0 != checked
-                {
+                let Write::Put { key, lease, .. } = write else { continue };
+                if key.is_empty() {
+                    return Err(Refusal::EmptyKey);
+                }
+                if lease.0 != checked {
                     if lease.0 != 0 && !keyspace.has_lease(lease.0) {
                         return Err(Refusal::LeaseNotFound { lease: lease.0 });
                     }
@@ -391,22 +395,34 @@ impl Store {
         self.journal.as_ref().is_some_and(Journal::is_full)
     }
 
-    /// Folds a long journal into a new image.
-    async fn fold(&self) {
-        let Some(journal) = self.journal.as_ref().filter(|journal| journal.is_long()) else { return };
-        let (image, turned) = self.image_at_turn(journal).await;
-        match turned.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                return warn!(%error, "cannot begin a new journal, the old one grows on");
+    /// Folds the journal into a new image whenever it is long, until `stop`.
+    async fn fold(&self, stop: &CancellationToken) {
+        let Some(journal) = &self.journal else { return };
+        while let Some(image) = stop.run_until_cancelled(self.image_when_long(journal)).await {
+            let (dir, held) = (journal.dir().to_owned(), journal.held());
+            let written = tokio::task::spawn_blocking(move || {
+                let _until_written = held;
+                write_image(&dir, &image)
+            });
+            if let Ok(Err(error)) = written.await {
+                warn!(%error, "cannot write a new image, the journals stay");
             }
-            // The disk failed, which it has said.
-            Err(_ended) => return,
         }
-        let dir = journal.dir().to_owned();
-        let written = tokio::task::spawn_blocking(move || write_image(&dir, &image)).await;
-        if let Ok(Err(error)) = written {
-            warn!(%error, "cannot write a new image, the journals stay");
+    }
+
+    /// Waits until the journal is long and has turned to a new file; what there was until then.
+    async fn image_when_long(&self, journal: &Journal) -> Image {
+        loop {
+            if journal.is_long() {
+                let (image, turned) = self.image_at_turn(journal).await;
+                match turned.await {
+                    Ok(Ok(())) => return image,
+                    Ok(Err(error)) => warn!(%error, "cannot begin a new journal, the old one grows on"),
+                    // The disk failed, which it has said.
+                    Err(_ended) => {}
+                }
+            }
+            tokio::time::sleep(FOLD).await;
         }
     }
 
@@ -506,18 +522,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn periodic_compaction_keeps_the_age() {
-        let mut compaction = Compaction::default();
-        let age = Duration::from_secs(10);
-        assert_eq!(compaction.target(0, age, 5), 0);
-        assert_eq!(compaction.target(500, age, 6), 0);
-        assert_eq!(compaction.target(1_000, age, 7), 0);
-        assert_eq!(compaction.target(10_000, age, 9), 5);
-        assert_eq!(compaction.target(10_999, age, 9), 0);
-        assert_eq!(compaction.target(11_000, age, 10), 7);
-    }
-}
+mod tests;

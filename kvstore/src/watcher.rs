@@ -69,7 +69,11 @@ impl Watcher {
                     }
                     return Ok(Look { batches, through: self.next - 1, again: false });
                 }
-                Taken::Behind => self.behind = true,
+                Taken::Behind { from } => {
+                    // A quiet watch has not moved for long, and may be where the log was compacted since.
+                    self.next = self.next.max(from);
+                    self.behind = true;
+                }
             }
         }
         let (events, next, synced) = store.look(|keyspace| {

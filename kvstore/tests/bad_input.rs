@@ -13,7 +13,10 @@ use battery::{
     within,
 };
 use bytes::{BufMut, Bytes, BytesMut};
-use kvstore::{Client, Error, EtcdClient, EtcdConfig, proto::etcdserverpb as pb};
+use kvstore::{
+    Client, Error, EtcdClient, EtcdConfig,
+    proto::{etcdserverpb as pb, v3electionpb, v3lockpb},
+};
 use prost::Message;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -31,6 +34,11 @@ const GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
 const REVOKE: &str = "/etcdserverpb.Lease/LeaseRevoke";
 const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 const TIME_TO_LIVE: &str = "/etcdserverpb.Lease/LeaseTimeToLive";
+const ALARM: &str = "/etcdserverpb.Maintenance/Alarm";
+const CAMPAIGN: &str = "/v3electionpb.Election/Campaign";
+const PROCLAIM: &str = "/v3electionpb.Election/Proclaim";
+const RESIGN: &str = "/v3electionpb.Election/Resign";
+const LOCK: &str = "/v3lockpb.Lock/Lock";
 const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
 
 /// Our server and a real etcd, empty both.
@@ -284,6 +292,43 @@ async fn lease_0_and_ids_that_clash_are_answered_as_by_etcd() {
         let answer = send(&channel, GRANT, None, grant(0, 100).into()).await.unwrap();
         assert!(pb::LeaseGrantResponse::decode(answer).unwrap().id > 0);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn places_in_line_are_checked_as_puts_are() {
+    const NO_KEY: &str = "Unknown: etcdserver: key is not provided";
+    const TOO_LARGE: &str = "Unknown: etcdserver: request is too large";
+    const NO_SPACE: &str = "Unknown: etcdserver: mvcc: database space exceeded";
+    let both = Both::start().await;
+    let grant = pb::LeaseGrantRequest { ttl: 1000, id: 7 }.encode_to_vec();
+    both.same("a lease", GRANT, grant).await;
+    let leader = |key: &'static str| {
+        Some(v3electionpb::LeaderKey { name: "e".into(), key: key.into(), rev: 0, lease: 7 })
+    };
+    let proclaim = |key: &'static str, bytes: usize| {
+        v3electionpb::ProclaimRequest { leader: leader(key), value: vec![b'v'; bytes].into() }.encode_to_vec()
+    };
+    let campaign = |bytes: usize| {
+        let value = vec![b'v'; bytes].into();
+        v3electionpb::CampaignRequest { name: "e".into(), lease: 7, value }.encode_to_vec()
+    };
+    let lock =
+        |bytes: usize| v3lockpb::LockRequest { name: vec![b'n'; bytes].into(), lease: 7 }.encode_to_vec();
+    assert_eq!(both.same("say something without a key", PROCLAIM, proclaim("", 1)).await, NO_KEY);
+    let resign = v3electionpb::ResignRequest { leader: leader("") }.encode_to_vec();
+    assert_eq!(both.same("resign without a key", RESIGN, resign).await, NO_KEY);
+    let large = 1600 << 10;
+    assert_eq!(both.same("say too much", PROCLAIM, proclaim("k", large)).await, TOO_LARGE);
+    assert_eq!(both.same("begin with too much", CAMPAIGN, campaign(large)).await, TOO_LARGE);
+    assert_eq!(both.same("a lock with too long a name", LOCK, lock(large)).await, TOO_LARGE);
+    let (action, alarm) = (pb::alarm_request::AlarmAction::Activate, pb::AlarmType::Nospace);
+    for (channel, store) in both.channels("client").iter().zip(["ours", "theirs"]) {
+        let full = pb::AlarmRequest { action: action as i32, member_id: 0, alarm: alarm as i32 };
+        send(channel, ALARM, None, full.encode_to_vec().into()).await.expect(store);
+    }
+    assert_eq!(both.same("say something in a full store", PROCLAIM, proclaim("k", 1)).await, NO_SPACE);
+    assert_eq!(both.same("begin in a full store", CAMPAIGN, campaign(1)).await, NO_SPACE);
+    assert_eq!(both.same("a lock in a full store", LOCK, lock(1)).await, NO_SPACE);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -229,6 +229,45 @@ fn a_long_journal_is_folded_while_writes_go_on() {
     assert_eq!((run.block_on(keys(&store)), store.revision()), (expected, revision));
 }
 
+#[test]
+fn a_directory_that_a_store_uses_is_left_alone_by_everyone_else() {
+    let dir = TempDir::new().unwrap();
+    let run = runtime();
+    let store = open(dir.path()).unwrap();
+    run.block_on(store.client().write(vec![put("k", "1")])).unwrap();
+    let [journal] = &journals(dir.path())[..] else { panic!("one journal") };
+    // Half of an entry, as the second process would see what the first is writing.
+    let mut half = fs::read(journal).unwrap();
+    half.extend_from_slice(&[1, 2, 3]);
+    fs::write(journal, &half).unwrap();
+    let refused = open(dir.path()).unwrap_err();
+    assert!(matches!(&refused, DurableError::InUse { path } if path == dir.path()), "{refused}");
+    assert!(refused.to_string().contains("is in use by another store: stop that one first"), "{refused}");
+    let refused = Store::keeping_users(StoreConfig::default(), dir.path()).unwrap_err();
+    assert!(matches!(refused, DurableError::InUse { .. }), "{refused}");
+    let busy = [
+        kvstore::keep_users(dir.path(), &Auth::of_cluster("here")).unwrap_err(),
+        restore(dir.path(), &store.image()).unwrap_err(),
+        kvstore::empty_data_dir(dir.path()).unwrap_err(),
+    ];
+    for refused in busy {
+        assert_eq!(refused.kind(), std::io::ErrorKind::ResourceBusy, "{refused}");
+        assert!(refused.to_string().contains(dir.path().to_str().unwrap()), "{refused}");
+    }
+    assert_eq!(fs::read(journal).unwrap(), half, "nothing was cut");
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    assert_eq!(run.block_on(keys(&store))["k"], "1");
+    drop(store);
+    // One that keeps only users there counts as well, and what was locked can be emptied when it is gone.
+    let users = TempDir::new().unwrap();
+    let store = Store::keeping_users(StoreConfig::default(), users.path()).unwrap();
+    assert!(matches!(open(users.path()).unwrap_err(), DurableError::InUse { .. }));
+    drop(store);
+    assert_eq!(kvstore::empty_data_dir(users.path()).unwrap(), Vec::<PathBuf>::new());
+    drop(open(users.path()).unwrap());
+}
+
 /// Runs `test` with a file system of `megabytes` mounted at a directory that nobody else sees.
 fn on_a_small_disk(megabytes: u32, test: impl FnOnce(&Path) + Send) {
     let run = || {

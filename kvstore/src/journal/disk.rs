@@ -2,7 +2,7 @@
 //!
 //! `image` is the store at some moment, `journal.N` what came after entry N, `id` who the store is. A new image is
 //! written aside, renamed into place, and only then are the journals that it makes superfluous deleted; so at every
-//! moment the newest image and the journals after it are the whole store.
+//! moment the newest image and the journals after it are the whole store. `lock` is held by whoever uses them.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -12,7 +12,10 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::replay;
+use super::{
+    lock::{self, Held, hold, hold_briefly},
+    replay,
+};
 use crate::{
     auth::Auth,
     image::{Image, ImageError},
@@ -49,6 +52,12 @@ pub enum DurableError {
         /// Where.
         offset: usize,
     },
+    /// Someone else uses the directory.
+    #[error("{path} is in use by another store: stop that one first, or take another directory")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
     /// There is a durable store in it, whose keys a store in memory would hide.
     #[error("{path} holds a durable store; start it with --durable, or take another directory")]
     Durable {
@@ -69,11 +78,12 @@ pub(crate) struct Opened {
     pub(crate) bytes: u64,
     /// Cluster and member id; those given if it is new.
     pub(crate) ids: (u64, u64),
+    pub(crate) held: Held,
 }
 
 /// Reads what is there, cuts a torn end off, and makes what a new directory lacks.
 pub(crate) fn open(dir: &Path, now: Millis, ids: (u64, u64)) -> Result<Opened, DurableError> {
-    fs::create_dir_all(dir).map_err(at(dir))?;
+    let held = hold(dir)?;
     let ids = read_ids(dir, ids)?;
     let (mut keyspace, mut auth, mut sequence) = match read_image(dir)? {
         Some(image) => (image.to_keyspace(now), image.auth, image.sequence),
@@ -103,10 +113,10 @@ pub(crate) fn open(dir: &Path, now: Millis, ids: (u64, u64)) -> Result<Opened, D
     let (journal, bytes) = last.unwrap_or_else(|| (journal_after(dir, sequence), 0));
     append(&journal).and_then(|_made| sync_dir(dir)).map_err(at(&journal))?;
     info!(dir = %dir.display(), revision = keyspace.revision(), keys = keyspace.keys(), "durable store opened");
-    Ok(Opened { keyspace, auth, sequence, journal, bytes, ids })
+    Ok(Opened { keyspace, auth, sequence, journal, bytes, ids, held })
 }
 
-fn at(path: &Path) -> impl FnOnce(io::Error) -> DurableError + use<> {
+pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> DurableError + use<> {
     let path = path.to_owned();
     move |source| DurableError::Io { path, source }
 }
@@ -161,9 +171,14 @@ pub(crate) fn users(dir: &Path) -> Result<Auth, DurableError> {
 /// Puts users and roles into a directory that holds no keys, in place of those there.
 ///
 /// # Errors
-/// Those of the file system.
+/// [`io::ErrorKind::ResourceBusy`] if a store uses it, or that of the file system.
 pub fn keep_users(dir: &Path, auth: &Auth) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
+    let _held = hold_briefly(dir)?;
+    write_users(dir, auth)
+}
+
+/// [`keep_users`] for whoever holds the directory.
+pub(crate) fn write_users(dir: &Path, auth: &Auth) -> io::Result<()> {
     let image =
         Image { revision: 1, sequence: 0, leases: Vec::new(), auth: auth.clone(), records: Vec::new() };
     write_image(dir, &image)
@@ -181,8 +196,9 @@ fn read_image(dir: &Path) -> Result<Option<Image>, DurableError> {
 /// Deletes what a store of ours or etcd's keeps in a directory, and nothing else. Says what else is there.
 ///
 /// # Errors
-/// Those of the file system.
+/// [`io::ErrorKind::ResourceBusy`] if a store uses it, or that of the file system.
 pub fn empty_data_dir(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let _held = hold_briefly(dir)?;
     let mut others = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
@@ -191,6 +207,7 @@ pub fn empty_data_dir(dir: &Path) -> io::Result<Vec<PathBuf>> {
             "member" | "proxy" => fs::remove_dir_all(&path)?,
             "image" | "image.new" | "id" | "id.new" => fs::remove_file(&path)?,
             _ if first_of(&path).is_some() => fs::remove_file(&path)?,
+            lock::NAME => {}
             _ => others.push(path),
         }
     }
@@ -202,9 +219,10 @@ pub fn empty_data_dir(dir: &Path) -> io::Result<Vec<PathBuf>> {
 /// Makes the directory of a durable store from an image.
 ///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`] if there is a store in it, or that of the file system.
+/// [`io::ErrorKind::AlreadyExists`] if there is a store in it, [`io::ErrorKind::ResourceBusy`] if one that keeps only
+/// users there runs, or that of the file system.
 pub fn restore(dir: &Path, image: &Image) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
+    let _held = hold_briefly(dir)?;
     if dir.join("image").exists() || !journals(dir)?.is_empty() {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a store in it"));
     }

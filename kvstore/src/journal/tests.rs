@@ -160,6 +160,24 @@ fn entries_that_the_image_contains_are_not_done_twice() {
     assert_eq!(content(&keyspace), content(&store.keyspace));
 }
 
+#[test]
+fn a_compaction_that_the_image_is_ahead_of_is_passed_over() {
+    let mut store = some();
+    let image = Image::of(&store.keyspace, &store.auth, store.sequence);
+    store.bytes.clear();
+    let (before, last) = (3, image.revision + 1);
+    for revision in [before, last] {
+        store.put("after", "1", 0);
+        store.keyspace.compact(revision).unwrap();
+        store.note(&Entry::compacted(revision));
+    }
+    let mut keyspace = image.to_keyspace(0);
+    let replayed = replay(&store.bytes, image.sequence, &mut keyspace, &mut Auth::default(), 0);
+    assert_eq!(replayed, Ok(Replayed { whole: store.bytes.len(), sequence: store.sequence }));
+    assert_eq!(content(&keyspace), content(&store.keyspace));
+    assert_eq!(keyspace.compacted(), last);
+}
+
 proptest! {
     /// Whatever happened, a replay leads to the same keys, revisions and versions.
     #[test]

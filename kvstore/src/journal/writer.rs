@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::medium::{File, Medium};
-use super::{Entry, Gathered, disk::journal_after};
+use super::{Entry, Gathered, Held, disk::journal_after};
 
 /// A journal of this size is folded into a new image.
 const FOLD_BYTES: u64 = 64 << 20;
@@ -47,6 +47,8 @@ pub(crate) struct Journal {
     inner: Arc<Inner>,
     dir: PathBuf,
     thread: Option<JoinHandle<()>>,
+    /// Nobody else uses the directory until the thread has ended.
+    held: Option<Arc<Held>>,
 }
 
 #[derive(Debug)]
@@ -100,16 +102,19 @@ impl Work {
 }
 
 impl Journal {
-    /// Goes on with the journal at `path`, which has `bytes` bytes and ends with entry `sequence`. `failed` is cancelled
-    /// when the disk fails.
+    /// Goes on with the journal at `path`, which has `bytes` bytes and ends with entry `sequence`, in a directory that is
+    /// `held`. `failed` is cancelled when the disk fails.
     pub(crate) fn start(
         path: &Path,
         bytes: u64,
         sequence: u64,
+        held: Held,
         failed: CancellationToken,
     ) -> io::Result<Self> {
         let dir = path.parent().map(Path::to_owned).unwrap_or_default();
-        Self::on(Box::new(File::open(path)?), dir, bytes, sequence, failed)
+        let mut journal = Self::on(Box::new(File::open(path)?), dir, bytes, sequence, failed)?;
+        journal.held = Some(Arc::new(held));
+        Ok(journal)
     }
 
     fn on(
@@ -132,7 +137,7 @@ impl Journal {
         // A disk that is full at the start is known before the first change.
         writer.reserve();
         let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run())?;
-        Ok(Self { inner, dir, thread: Some(thread) })
+        Ok(Self { inner, dir, thread: Some(thread), held: None })
     }
 
     /// Notes a change, in the order of the calls. It is on the disk once [`Self::settled`] says so.
@@ -179,6 +184,11 @@ impl Journal {
     /// Where its files are.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// To be kept by whoever writes there and may outlive the journal.
+    pub(crate) fn held(&self) -> Option<Arc<Held>> {
+        self.held.clone()
     }
 
     /// What is noted from now on goes to another file. To be called while nothing can be noted; what comes out says

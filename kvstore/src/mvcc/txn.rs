@@ -131,7 +131,7 @@ impl Keyspace {
     /// Carries out a put.
     ///
     /// # Errors
-    /// [`Refusal::LeaseNotFound`], [`Refusal::KeyNotFound`]; nothing is changed then.
+    /// [`Refusal::EmptyKey`], [`Refusal::LeaseNotFound`], [`Refusal::KeyNotFound`]; nothing is changed then.
     pub fn put(&mut self, put: &Put) -> Result<(Option<Record>, super::Commit), Refusal> {
         self.check_put(put)?;
         let mut txn = self.write();
@@ -176,6 +176,9 @@ impl Keyspace {
     }
 
     fn check_put(&self, put: &Put) -> Result<(), Refusal> {
+        if put.key.is_empty() {
+            return Err(Refusal::EmptyKey);
+        }
         if put.lease != 0 && !self.has_lease(put.lease) {
             return Err(Refusal::LeaseNotFound { lease: put.lease });
         }

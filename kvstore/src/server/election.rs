@@ -60,7 +60,7 @@ fn proclaim(
     caller: &Caller,
     request: pb::ProclaimRequest,
 ) -> Result<pb::ProclaimResponse, Status> {
-    let leader = request.leader.ok_or_else(missing_leader)?;
+    let leader = leader_of(request.leader)?;
     queue::may_change(shared, caller, &leader.key)?;
     let revision = change(shared, &leader.key, leader.rev, leader.lease, request.value)?;
     Ok(pb::ProclaimResponse { header: Some(shared.header(revision)) })
@@ -68,6 +68,7 @@ fn proclaim(
 
 /// Changes what a candidate says, if it still is one.
 fn change(shared: &Shared, key: &Bytes, created: i64, lease: i64, value: Bytes) -> Result<i64, Status> {
+    queue::has_room(shared, key.len() + value.len())?;
     let put = Op::Put(Put { key: key.clone(), value, lease, ..Put::default() });
     let (result, revision) = shared.store.transact(&if_created_at(key, created, put, Vec::new()))?;
     if result.succeeded { Ok(revision) } else { Err(Status::unknown("election: not leader")) }
@@ -78,7 +79,7 @@ fn resign(
     caller: &Caller,
     request: pb::ResignRequest,
 ) -> Result<pb::ResignResponse, Status> {
-    let leader = request.leader.ok_or_else(missing_leader)?;
+    let leader = leader_of(request.leader)?;
     queue::may_change(shared, caller, &leader.key)?;
     let delete = Op::Delete(KeyRange::key(leader.key.clone()));
     let (_, revision) = shared.store.transact(&if_created_at(&leader.key, leader.rev, delete, Vec::new()))?;
@@ -136,6 +137,8 @@ fn response(shared: &Shared, record: &Record) -> pb::LeaderResponse {
     pb::LeaderResponse { header: Some(shared.header_now()), kv: Some(convert::key_value(record)) }
 }
 
-fn missing_leader() -> Status {
-    Status::unknown("\"leader\" field must be provided")
+/// The place that a request names.
+fn leader_of(leader: Option<pb::LeaderKey>) -> Result<pb::LeaderKey, Status> {
+    let leader = leader.ok_or_else(|| Status::unknown("\"leader\" field must be provided"))?;
+    if leader.key.is_empty() { Err(queue::without_code(&status::empty_key())) } else { Ok(leader) }
 }

@@ -70,6 +70,7 @@ impl Place {
         let shared = &call.shared;
         let prefix = prefix(name);
         shared.may(&call.caller, &KeyRange::prefix(prefix.clone()), Access::ReadWrite)?;
+        has_room(shared, prefix.len() + value.len())?;
         let lease = if lease == 0 { shared.store.grant(0, TTL_SECONDS)? } else { lease };
         let mut key = prefix.to_vec();
         key.extend_from_slice(format!("{lease:x}").as_bytes());
@@ -123,6 +124,17 @@ impl Drop for Place {
                 self.shared.store.transact(&if_created_at(&self.key, self.created, delete, Vec::new()));
         }
     }
+}
+
+/// Whether a place of so many bytes may be stored.
+pub(crate) fn has_room(shared: &Shared, bytes: usize) -> Result<(), Status> {
+    let checked = shared.check_size(bytes).and_then(|()| shared.check_space());
+    checked.map_err(|refused| without_code(&refused))
+}
+
+/// etcd's locks and elections are clients of its own store, and the codes of its errors are lost between the two.
+pub(crate) fn without_code(refused: &Status) -> Status {
+    Status::unknown(refused.message())
 }
 
 /// Whether the caller may change the place that it says is its own.

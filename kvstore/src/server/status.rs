@@ -85,6 +85,7 @@ impl From<Refusal> for Status {
         match refusal {
             Refusal::Compacted { .. } | Refusal::CompactedAlready => compacted(),
             Refusal::Future { .. } => future_revision(),
+            Refusal::EmptyKey => empty_key(),
             Refusal::LeaseNotFound { .. } => lease_not_found(),
             Refusal::LeaseExists => lease_exists(),
             Refusal::KeyNotFound => key_not_found(),
