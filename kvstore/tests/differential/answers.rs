@@ -123,7 +123,7 @@ pub(crate) async fn ask(channel: &Channel, ask: &Ask) -> String {
             show(unary!(LeaseClient, channel, lease_time_to_live, request).map(|mut answer| {
                 // What remains depends on when it is asked.
                 if answer.ttl > 0 {
-                    assert!(answer.ttl <= answer.granted_ttl && answer.ttl + 30 > answer.granted_ttl);
+                    assert!(answer.ttl <= answer.granted_ttl && answer.ttl + 300 > answer.granted_ttl);
                     answer.ttl = answer.granted_ttl;
                 }
                 answer.keys.sort();
