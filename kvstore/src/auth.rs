@@ -5,15 +5,17 @@
 
 mod permissions;
 mod preset;
+mod roots;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use self::permissions::Permissions;
+use self::{permissions::Permissions, roots::Roots};
 pub use self::{
     permissions::{Access, Grant},
     preset::{LOCAL, REMOTE},
+    roots::{ROOT_NOTES, ROOT_ROLE, root_role},
 };
 use crate::range::KeyRange;
 
@@ -116,6 +118,8 @@ pub struct Auth {
     roles: BTreeMap<String, Vec<Grant>>,
     /// What each user may do, from all its roles.
     permissions: BTreeMap<String, Permissions>,
+    /// Who sees only a part of the key space.
+    roots: Roots,
 }
 
 impl Default for Auth {
@@ -126,6 +130,7 @@ impl Default for Auth {
             users: BTreeMap::new(),
             roles: BTreeMap::new(),
             permissions: BTreeMap::new(),
+            roots: Roots::new(),
         }
     }
 }
@@ -145,6 +150,7 @@ impl Auth {
             users: users.collect(),
             roles: roles.into_iter().collect(),
             permissions: BTreeMap::new(),
+            roots: Roots::new(),
         };
         auth.changed();
         auth.revision = revision.max(1);
@@ -384,8 +390,27 @@ impl Auth {
         if self.user(&who.user)?.is_root() { Ok(()) } else { Err(AuthError::PermissionDenied) }
     }
 
+    /// The prefix below which a user lives, whom it is everything; see [`ROOT_ROLE`]. None while calls are not checked.
+    pub fn root_of(&self, user: &str) -> Option<&Bytes> {
+        self.roots.get(user).filter(|_| self.enabled)
+    }
+
+    /// Whether any user lives below a prefix.
+    pub(crate) fn has_roots(&self) -> bool {
+        self.enabled && !self.roots.is_empty()
+    }
+
+    /// The users who live elsewhere than they did by `before`, and where; empty is everywhere.
+    pub(crate) fn moved_since(&self, before: &Self) -> Vec<(String, Bytes)> {
+        let nowhere = Roots::new();
+        let then = if before.enabled { &before.roots } else { &nowhere };
+        let now = if self.enabled { &self.roots } else { &nowhere };
+        roots::moved(then, now)
+    }
+
     fn changed(&mut self) {
         self.revision += 1;
+        self.roots = roots::roots(&self.users);
         self.permissions = self
             .users
             .iter()

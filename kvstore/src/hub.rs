@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 
 use self::intervals::Intervals;
 use crate::{
-    mvcc::{Committed, Millis, put_varint, varint_len},
+    mvcc::{Below, Committed, Millis, put_varint, varint_len},
     range::KeyRange,
 };
 
@@ -56,18 +56,19 @@ impl Batch {
         cell.get_or_init(|| {
             let mut out = Vec::new();
             for event in &self.events {
-                encode_event(&mut out, event, with_prev);
+                encode_event(&mut out, event, with_prev, 0);
             }
             out.into()
         })
     }
 }
 
-/// Appends `WatchResponse.events` (field 11): an `mvccpb.Event` around records that are encoded already.
-pub(crate) fn encode_event(out: &mut Vec<u8>, event: &Committed, with_prev: bool) {
-    let kv = event.record.encoded();
-    let prev = event.prev.as_ref().filter(|_| with_prev).map(|prev| prev.encoded());
-    let field = |bytes: &[u8]| 1 + varint_len(bytes.len() as u64) + bytes.len();
+/// Appends `WatchResponse.events` (field 11): an `mvccpb.Event` around records that are encoded already, without the
+/// first `strip` bytes of the key.
+pub(crate) fn encode_event(out: &mut Vec<u8>, event: &Committed, with_prev: bool, strip: usize) {
+    let kv = event.record.below(strip);
+    let prev = event.prev.as_ref().filter(|_| with_prev).map(|prev| prev.below(strip));
+    let field = |record: Below<'_>| 1 + varint_len(record.len() as u64) + record.len();
     let deleted = event.record.is_tombstone();
     let len = if deleted { 2 } else { 0 } + field(kv) + prev.map_or(0, field);
     out.reserve(len + 8);
@@ -76,11 +77,11 @@ pub(crate) fn encode_event(out: &mut Vec<u8>, event: &Committed, with_prev: bool
     if deleted {
         out.extend_from_slice(&[0x08, 0x01]);
     }
-    for (tag, bytes) in [(0x12, Some(kv)), (0x1a, prev)] {
-        if let Some(bytes) = bytes {
+    for (tag, record) in [(0x12, Some(kv)), (0x1a, prev)] {
+        if let Some(record) = record {
             out.push(tag);
-            put_varint(out, bytes.len() as u64);
-            out.extend_from_slice(bytes);
+            put_varint(out, record.len() as u64);
+            record.put(out);
         }
     }
 }
@@ -216,6 +217,13 @@ impl Hub {
 }
 
 impl Hub {
+    /// Has every signal name its watches, as if there were news: what they may see is another than before.
+    pub(crate) fn wake_all(&self) {
+        for group in lock(&self.groups).values() {
+            lock(&group.ring).members.iter().for_each(|member| member.name());
+        }
+    }
+
     /// Drops batches that were there the last time already, if that was [`TIDY`] ago: whoever still wants them reads
     /// the log.
     pub(crate) fn tidy(&self, now: Millis) {
@@ -278,9 +286,15 @@ impl Group {
             if member.waits_for.load(Ordering::Relaxed) == 0 {
                 member.waits_for.store(revision, Ordering::Relaxed);
             }
-            if !member.named.swap(true, Ordering::AcqRel) {
-                member.signal.name(member.id);
-            }
+            member.name();
+        }
+    }
+}
+
+impl Member {
+    fn name(&self) {
+        if !self.named.swap(true, Ordering::AcqRel) {
+            self.signal.name(self.id);
         }
     }
 }
@@ -324,9 +338,7 @@ impl Subscription {
 
     /// Has the signal name this watch, as if there were news.
     pub(crate) fn wake(&self) {
-        if !self.member.named.swap(true, Ordering::AcqRel) {
-            self.member.signal.name(self.member.id);
-        }
+        self.member.name();
     }
 }
 

@@ -39,7 +39,7 @@ pub use self::{
 };
 pub(crate) use self::{
     read::checksum,
-    record::{put_varint, take_varint, varint_len},
+    record::{Below, put_varint, take_varint, varint_len},
 };
 
 /// Why the store cannot do what is asked; `server/status.rs` has etcd's words for each.

@@ -22,6 +22,7 @@ mod maintenance;
 mod metrics;
 mod overlap;
 mod queue;
+mod root;
 mod route;
 mod status;
 mod tls;

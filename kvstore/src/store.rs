@@ -6,12 +6,13 @@
 //! a thread that locks again at once would win it from one that must first be woken, again and again.
 
 mod reads;
+mod roots;
 
 use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -83,6 +84,8 @@ pub struct Store {
     auth: ArcSwap<Auth>,
     /// One change of users at a time.
     auth_changes: Mutex<()>,
+    /// See [`Self::root_changes`].
+    root_changes: AtomicU64,
     hub: Arc<Hub>,
     started: Instant,
     /// Where a durable store writes everything before it answers.
@@ -142,6 +145,7 @@ impl Store {
         Self {
             config,
             bytes: AtomicUsize::new(keyspace.bytes()),
+            root_changes: AtomicU64::new(roots::root_changes(&keyspace)),
             keyspace: parking_lot::Mutex::new(keyspace),
             auth: ArcSwap::from_pointee(auth),
             auth_changes: Mutex::default(),
@@ -192,8 +196,9 @@ impl Store {
             return Err(AuthError::NotKept);
         }
         let _one_at_a_time = lock(&self.auth_changes);
-        let _in_the_journals_order = self.journal.as_ref().map(|_| self.lock());
-        let mut auth = Auth::clone(&self.auth.load());
+        let in_the_journals_order = self.journal.as_ref().map(|_| self.lock());
+        let before = self.auth.load_full();
+        let mut auth = Auth::clone(&before);
         change(&mut auth)?;
         if let Some((dir, _held)) = &self.users_dir {
             write_users(dir, &auth).map_err(|error| {
@@ -202,7 +207,10 @@ impl Store {
             })?;
         }
         self.note(|| Entry::auth(&auth));
+        let moved = auth.moved_since(&before);
         self.auth.store(Arc::new(auth));
+        drop(in_the_journals_order);
+        self.note_roots(moved);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 
 use crate::client::{KeyValue, LeaseId, Revision};
 
@@ -28,6 +28,25 @@ pub struct Fields<'a> {
     pub value: &'a [u8],
     /// 0 is none.
     pub lease: i64,
+}
+
+/// An encoded record as it is seen from below a prefix: two pieces that follow each other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Below<'a> {
+    head: [u8; 11],
+    head_len: usize,
+    tail: &'a [u8],
+}
+
+impl Below<'_> {
+    pub(crate) fn len(&self) -> usize {
+        self.head_len + self.tail.len()
+    }
+
+    pub(crate) fn put(&self, out: &mut impl BufMut) {
+        out.put_slice(&self.head[..self.head_len]);
+        out.put_slice(self.tail);
+    }
 }
 
 const KEY: u8 = 0x0a;
@@ -60,6 +79,30 @@ impl Record {
     /// The encoded `mvccpb.KeyValue`.
     pub fn encoded(&self) -> &[u8] {
         &self.0
+    }
+
+    /// What is encoded without the first `strip` bytes of the key, for a caller who does not see them.
+    pub(crate) fn below(&self, strip: usize) -> Below<'_> {
+        let mut below = Below { head: [0; 11], head_len: 0, tail: &self.0 };
+        if strip == 0 {
+            return below;
+        }
+        let (key, rest) = self.split_key();
+        let left = key.len().saturating_sub(strip);
+        below.tail = &self.0[self.0.len() - rest.len() - left..];
+        if left > 0 {
+            below.head[0] = KEY;
+            below.head_len = 1;
+            let mut number = left;
+            while number >= 0x80 {
+                below.head[below.head_len] = (number as u8) | 0x80;
+                number >>= 7;
+                below.head_len += 1;
+            }
+            below.head[below.head_len] = number as u8;
+            below.head_len += 1;
+        }
+        below
     }
 
     /// The whole key.
@@ -225,6 +268,14 @@ mod tests {
             prop_assert_eq!((&shared.key[..], &shared.value[..]), (&key[..], &value[..]));
             let decoded: crate::proto::mvccpb::KeyValue = prost::Message::decode(record.encoded()).unwrap();
             prop_assert_eq!((&decoded.key[..], &decoded.value[..]), (&key[..], &value[..]));
+            for strip in [0, 1, key.len() / 2, key.len() - 1, key.len()] {
+                let mut out = Vec::new();
+                record.below(strip).put(&mut out);
+                prop_assert_eq!(out.len(), record.below(strip).len());
+                let below = Fields { key: &key[strip..], ..fields };
+                let expected = Record::encode(below, &mut Vec::new());
+                prop_assert_eq!(&out[..], expected.encoded());
+            }
             prop_assert_eq!(
                 [decoded.create_revision, decoded.mod_revision, decoded.version, decoded.lease],
                 numbers

@@ -6,6 +6,7 @@ use tonic::Status;
 
 use super::{
     Shared,
+    root::Root,
     route::{Call, Caller},
 };
 use crate::{
@@ -63,6 +64,37 @@ impl Shared {
             return Ok(());
         }
         auth.may(self.identify(caller)?.as_ref(), range, access)
+    }
+
+    /// The part of the key space that the caller sees.
+    pub(crate) fn root(&self, caller: &Caller) -> Result<Root, AuthError> {
+        let auth = self.store.auth();
+        if !auth.has_roots() {
+            return Ok(Root::default());
+        }
+        let who = self.identify(caller)?;
+        let prefix = who.and_then(|who| auth.root_of(&who.user).cloned());
+        Ok(prefix.map_or_else(Root::default, Root::new))
+    }
+
+    /// The same, and the revision at or before which the caller may have seen another part.
+    pub(crate) fn root_and_since(&self, caller: &Caller) -> Result<(Root, i64), AuthError> {
+        let root = self.root(caller)?;
+        let who = if self.auth_enabled() { self.identify(caller)? } else { None };
+        Ok((root, who.map_or(0, |who| self.store.root_since(&who.user))))
+    }
+
+    /// As [`Self::may`], for locks and elections, which only those have who see the whole store.
+    pub(crate) fn may_in_whole(
+        &self,
+        caller: &Caller,
+        range: &KeyRange,
+        access: Access,
+    ) -> Result<(), AuthError> {
+        if !self.root(caller)?.is_everything() {
+            return Err(AuthError::PermissionDenied);
+        }
+        self.may(caller, range, access)
     }
 
     pub(crate) fn may_administer(&self, caller: &Caller) -> Result<(), AuthError> {

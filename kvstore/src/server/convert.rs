@@ -4,7 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use tonic::Status;
 
-use super::{overlap, status};
+use super::{overlap, root::Root, status};
 use crate::{
     mvcc::{
         Compare, CompareResult, CompareTarget, Filters, Op, OpResult, Order, Put, Range, RangeResult, Record,
@@ -16,7 +16,14 @@ use crate::{
 
 /// What of a key goes into an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shape {
+pub(crate) struct Shape {
+    parts: Parts,
+    /// See [`Root::strip`].
+    strip: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parts {
     /// All of it; copied as it is.
     Whole,
     /// Without the value. etcd leaves out the lease too, unless it sorts by value.
@@ -32,34 +39,40 @@ const KVS: u8 = 0x12;
 const FIELD_HEAD: usize = 11;
 
 impl Shape {
-    pub(crate) fn of(request: &pb::RangeRequest) -> Self {
-        if request.keys_only {
+    pub(crate) fn of(request: &pb::RangeRequest, root: &Root) -> Self {
+        let parts = if request.keys_only {
             let by_value = request.sort_target == pb::range_request::SortTarget::Value as i32;
-            Self::KeyOnly { with_lease: by_value }
+            Parts::KeyOnly { with_lease: by_value }
         } else {
-            Self::Whole
-        }
+            Parts::Whole
+        };
+        Self { parts, strip: root.strip() }
+    }
+
+    /// Whether a record is sent as the store keeps it.
+    pub(crate) fn is_as_stored(self) -> bool {
+        self.parts == Parts::Whole && self.strip == 0
     }
 
     /// Bytes that [`Self::put_field`] appends.
     pub(crate) fn field_len(self, record: &Record) -> usize {
-        let len = match self {
-            Self::Whole => record.encoded().len(),
-            Self::KeyOnly { .. } => self.key_value(record).encoded_len(),
+        let len = match self.parts {
+            Parts::Whole => record.below(self.strip).len(),
+            Parts::KeyOnly { .. } => self.key_value(record).encoded_len(),
         };
         1 + varint_len(len as u64) + len
     }
 
     /// Appends the key as an element of `RangeResponse.kvs`.
     pub(crate) fn put_field(self, out: &mut BytesMut, record: &Record) {
-        match self {
-            Self::Whole => {
-                let encoded = record.encoded();
+        match self.parts {
+            Parts::Whole => {
+                let encoded = record.below(self.strip);
                 out.reserve(FIELD_HEAD + encoded.len());
-                Self::put_field_head(out, record);
-                out.put_slice(encoded);
+                put_head(out, encoded.len());
+                encoded.put(out);
             }
-            Self::KeyOnly { .. } => {
+            Parts::KeyOnly { .. } => {
                 let kv = self.key_value(record);
                 put_head(out, kv.encoded_len());
                 kv.encode_raw(out);
@@ -73,8 +86,8 @@ impl Shape {
     }
 
     pub(crate) fn key_value(self, record: &Record) -> mvccpb::KeyValue {
-        let mut kv = key_value(record);
-        if let Self::KeyOnly { with_lease } = self {
+        let mut kv = key_value(record, self.strip);
+        if let Parts::KeyOnly { with_lease } = self.parts {
             kv.value = Bytes::new();
             if !with_lease {
                 kv.lease = 0;
@@ -88,8 +101,8 @@ impl Shape {
 #[derive(Clone, Debug)]
 pub(crate) enum Asked {
     Range(Shape),
-    Put { prev_kv: bool },
-    Delete { prev_kv: bool },
+    Put { prev_kv: bool, strip: usize },
+    Delete { prev_kv: bool, strip: usize },
     Txn(Branches),
 }
 
@@ -114,10 +127,11 @@ fn put_head(out: &mut BytesMut, len: usize) {
     out.put_slice(&head[..=at]);
 }
 
-pub(crate) fn key_value(record: &Record) -> mvccpb::KeyValue {
+/// A record without the first `strip` bytes of its key, which begins with them.
+pub(crate) fn key_value(record: &Record, strip: usize) -> mvccpb::KeyValue {
     let kv = record.to_key_value();
     mvccpb::KeyValue {
-        key: kv.key,
+        key: kv.key.slice(strip.min(kv.key.len())..),
         create_revision: kv.create_revision.0,
         mod_revision: kv.mod_revision.0,
         version: kv.version,
@@ -238,28 +252,31 @@ pub(crate) fn put_request(request: pb::PutRequest) -> Put {
     }
 }
 
-pub(crate) fn txn_request(request: pb::TxnRequest) -> (Branches, Transaction) {
+/// What a transaction, whose keys are placed below `root` already, asks for.
+pub(crate) fn txn_request(request: pb::TxnRequest, root: &Root) -> (Branches, Transaction) {
+    let op = |request| op(request, root);
     let (success_asked, success) = request.success.into_iter().filter_map(op).unzip();
     let (failure_asked, failure) = request.failure.into_iter().filter_map(op).unzip();
     let compare = request.compare.into_iter().map(compare).collect();
     (Branches { success: success_asked, failure: failure_asked }, Transaction { compare, success, failure })
 }
 
-fn op(op: pb::RequestOp) -> Option<(Asked, Op)> {
+fn op(op: pb::RequestOp, root: &Root) -> Option<(Asked, Op)> {
+    let strip = root.strip();
     use pb::request_op::Request;
     Some(match op.request? {
         Request::RequestRange(request) => {
-            (Asked::Range(Shape::of(&request)), Op::Range(range_request(&request)))
+            (Asked::Range(Shape::of(&request, root)), Op::Range(range_request(&request)))
         }
         Request::RequestPut(request) => {
-            (Asked::Put { prev_kv: request.prev_kv }, Op::Put(put_request(request)))
+            (Asked::Put { prev_kv: request.prev_kv, strip }, Op::Put(put_request(request)))
         }
         Request::RequestDeleteRange(request) => {
-            let asked = Asked::Delete { prev_kv: request.prev_kv };
+            let asked = Asked::Delete { prev_kv: request.prev_kv, strip };
             (asked, Op::Delete(range(&request.key, &request.range_end)))
         }
         Request::RequestTxn(request) => {
-            let (branches, txn) = txn_request(request);
+            let (branches, txn) = txn_request(request, root);
             (Asked::Txn(branches), Op::Txn(txn))
         }
     })
@@ -309,11 +326,13 @@ pub(crate) fn deleted(
     header: Option<pb::ResponseHeader>,
     deleted: &[Record],
     prev_kv: bool,
+    strip: usize,
 ) -> pb::DeleteRangeResponse {
+    let prev = deleted.iter().filter(|_| prev_kv);
     pb::DeleteRangeResponse {
         header,
         deleted: deleted.len() as i64,
-        prev_kvs: if prev_kv { deleted.iter().map(key_value).collect() } else { Vec::new() },
+        prev_kvs: prev.map(|record| key_value(record, strip)).collect(),
     }
 }
 
@@ -331,12 +350,13 @@ pub(crate) fn txn_response(
             (OpResult::Range(found), Asked::Range(shape)) => {
                 Response::ResponseRange(range_response(inner(found.revision), &found, *shape))
             }
-            (OpResult::Put { prev, revision }, Asked::Put { prev_kv }) => {
-                let prev_kv = prev.filter(|_| *prev_kv).as_ref().map(key_value);
+            (OpResult::Put { prev, revision }, Asked::Put { prev_kv, strip }) => {
+                let prev = prev.filter(|_| *prev_kv);
+                let prev_kv = prev.map(|prev| key_value(&prev, *strip));
                 Response::ResponsePut(pb::PutResponse { header: inner(revision), prev_kv })
             }
-            (OpResult::Delete { prev, revision }, Asked::Delete { prev_kv }) => {
-                Response::ResponseDeleteRange(deleted(inner(revision), &prev, *prev_kv))
+            (OpResult::Delete { prev, revision }, Asked::Delete { prev_kv, strip }) => {
+                Response::ResponseDeleteRange(deleted(inner(revision), &prev, *prev_kv, *strip))
             }
             (OpResult::Txn(result), Asked::Txn(branches)) => {
                 Response::ResponseTxn(txn_response(inner(0), result, branches))

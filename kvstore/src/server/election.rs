@@ -94,7 +94,7 @@ async fn leader(mut call: Call) {
 async fn find(call: &mut Call) -> Result<pb::LeaderResponse, Status> {
     let request = call.incoming.only::<pb::LeaderRequest>().await?;
     let prefix = queue::prefix(&request.name);
-    call.shared.may(&call.caller, &KeyRange::prefix(prefix.clone()), Access::Read)?;
+    call.shared.may_in_whole(&call.caller, &KeyRange::prefix(prefix.clone()), Access::Read)?;
     let first = queue::first(&call.shared, &prefix).await?;
     let first = first.ok_or_else(|| Status::unknown("election: no leader"))?;
     Ok(response(&call.shared, &first))
@@ -111,7 +111,7 @@ async fn follow(call: &mut Call) -> Result<std::convert::Infallible, Result<Stat
     let request = call.incoming.only::<pb::LeaderRequest>().await.map_err(Ok)?;
     let prefix = queue::prefix(&request.name);
     let range = KeyRange::prefix(prefix.clone());
-    call.shared.may(&call.caller, &range, Access::Read).map_err(|error| Ok(error.into()))?;
+    call.shared.may_in_whole(&call.caller, &range, Access::Read).map_err(|error| Ok(error.into()))?;
     let signal = Arc::new(Signal::default());
     let mut watcher = call.shared.store.watch(&range, 0, 0, &signal);
     let mut told = 0;
@@ -134,7 +134,7 @@ async fn follow(call: &mut Call) -> Result<std::convert::Infallible, Result<Stat
 }
 
 fn response(shared: &Shared, record: &Record) -> pb::LeaderResponse {
-    pb::LeaderResponse { header: Some(shared.header_now()), kv: Some(convert::key_value(record)) }
+    pb::LeaderResponse { header: Some(shared.header_now()), kv: Some(convert::key_value(record, 0)) }
 }
 
 /// The place that a request names.

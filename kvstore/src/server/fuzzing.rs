@@ -19,6 +19,7 @@ use super::{
     connection::Peer,
     convert::{self, Shape},
     kv, lease,
+    root::Root,
     route::Caller,
 };
 use crate::{
@@ -103,7 +104,7 @@ impl World {
         convert::check_range(request)?;
         let found = self.shared.store.range(&convert::range_request(request)).now_or_never();
         let found = found.expect("a short range is read at once")?;
-        let shape = Shape::of(request);
+        let shape = Shape::of(request, &Root::default());
         let mut fields = BytesMut::new();
         for record in &found.records {
             let before = fields.len();
@@ -172,7 +173,7 @@ impl World {
         };
         let all = self.shared.store.range(&convert::range_request(&request)).now_or_never();
         let all = all.expect("a short range is read at once").expect("the present can be read");
-        let listed: Vec<_> = all.records.iter().map(convert::key_value).collect();
+        let listed: Vec<_> = all.records.iter().map(|record| convert::key_value(record, 0)).collect();
         assert_eq!(listed, self.mirror.values().cloned().collect::<Vec<_>>());
         assert_eq!(all.revision, self.revision.max(1), "the watch is where the store is");
         let keys = all.records.iter().map(Record::key);

@@ -27,7 +27,7 @@ const STREAM_KEYS: usize = 1024;
 /// `KV.Range`: the answer is written from the records as the peer reads it, however long it is.
 pub(crate) async fn range(mut call: Call) {
     let found = match call.incoming.only::<pb::RangeRequest>().await {
-        Ok(request) => read(&call.shared, &call.caller, &request).await,
+        Ok(request) => read(&call.shared, &call.caller, request).await,
         Err(status) => Err(status),
     };
     let status = match found {
@@ -46,12 +46,14 @@ pub(crate) async fn range(mut call: Call) {
 async fn read(
     shared: &Shared,
     caller: &Caller,
-    request: &pb::RangeRequest,
+    mut request: pb::RangeRequest,
 ) -> Result<(RangeResult, Shape), Status> {
-    convert::check_range(request)?;
+    convert::check_range(&request)?;
+    let root = shared.root(caller)?;
+    root.place_range(&mut request.key, &mut request.range_end);
     shared.may(caller, &convert::range(&request.key, &request.range_end), Access::Read)?;
-    let found = shared.store.range(&convert::range_request(request)).await?;
-    Ok((found, Shape::of(request)))
+    let found = shared.store.range(&convert::range_request(&request)).await?;
+    Ok((found, Shape::of(&request, &root)))
 }
 
 /// `KV.RangeStream`: the same in several messages, the last of which has header and count.
@@ -63,8 +65,10 @@ pub(crate) async fn range_stream(mut call: Call) {
     call.outgoing.finish(status);
 }
 
-async fn stream(call: &mut Call, request: pb::RangeRequest) -> Result<(), Status> {
+async fn stream(call: &mut Call, mut request: pb::RangeRequest) -> Result<(), Status> {
     convert::check_range(&request)?;
+    let root = call.shared.root(&call.caller)?;
+    root.place_range(&mut request.key, &mut request.range_end);
     let ask = convert::range_request(&request);
     // Without an order, whatever the target, it is let pass, and sorted as `Range` does; etcd sorts each message so.
     if ask.sort.is_some() && request.sort_order != pb::range_request::SortOrder::None as i32 {
@@ -74,7 +78,7 @@ async fn stream(call: &mut Call, request: pb::RangeRequest) -> Result<(), Status
         return Err(Status::unimplemented("RangeStream does not support revision filters"));
     }
     call.shared.may(&call.caller, &ask.range, Access::Read)?;
-    let shape = Shape::of(&request);
+    let shape = Shape::of(&request, &root);
     let gone = |Gone| Status::cancelled("the caller left");
     // One read, one revision: its records are only references, whatever their size.
     let found = call.shared.store.range(&ask).await?;
@@ -140,7 +144,7 @@ async fn send_range(
     }
     out.extend_from_slice(&head);
     for record in found.records {
-        if shape == Shape::Whole && record.encoded().len() > AHEAD {
+        if shape.is_as_stored() && record.encoded().len() > AHEAD {
             // Not copied: it may be large, and the peer may take its time.
             Shape::put_field_head(&mut out, &record);
             outgoing.send(out.split().freeze()).await?;
@@ -162,17 +166,19 @@ async fn send_range(
 pub(crate) fn put(
     shared: &Shared,
     caller: &Caller,
-    request: pb::PutRequest,
+    mut request: pb::PutRequest,
 ) -> Result<pb::PutResponse, Status> {
     convert::check_put(&request)?;
     shared.check_size(request.key.len() + request.value.len())?;
+    let root = shared.root(caller)?;
+    root.place_key(&mut request.key);
     shared.may_put(caller, &request)?;
     shared.check_space()?;
     let prev_kv = request.prev_kv;
     let (prev, revision) = shared.store.put(&convert::put_request(request))?;
     Ok(pb::PutResponse {
         header: Some(shared.header(revision)),
-        prev_kv: prev.filter(|_| prev_kv).as_ref().map(convert::key_value),
+        prev_kv: prev.filter(|_| prev_kv).map(|prev| convert::key_value(&prev, root.strip())),
     })
 }
 
@@ -180,31 +186,35 @@ pub(crate) fn put(
 pub(crate) fn delete_range(
     shared: &Shared,
     caller: &Caller,
-    request: pb::DeleteRangeRequest,
+    mut request: pb::DeleteRangeRequest,
 ) -> Result<pb::DeleteRangeResponse, Status> {
     convert::check_delete(&request)?;
+    let root = shared.root(caller)?;
+    root.place_range(&mut request.key, &mut request.range_end);
     let range = convert::range(&request.key, &request.range_end);
     shared.may(caller, &range, Access::Write)?;
     if request.prev_kv {
         shared.may(caller, &range, Access::Read)?;
     }
     let (deleted, revision) = shared.store.delete(&range);
-    Ok(convert::deleted(Some(shared.header(revision)), &deleted, request.prev_kv))
+    Ok(convert::deleted(Some(shared.header(revision)), &deleted, request.prev_kv, root.strip()))
 }
 
 /// `KV.Txn`.
 pub(crate) fn txn(
     shared: &Shared,
     caller: &Caller,
-    request: pb::TxnRequest,
+    mut request: pb::TxnRequest,
 ) -> Result<pb::TxnResponse, Status> {
     convert::check_txn(&request, shared.limits.txn_operations)?;
     shared.check_size(prost::Message::encoded_len(&request))?;
+    let root = shared.root(caller)?;
+    root.place_txn(&mut request);
     shared.may_txn(caller, &request)?;
     if convert::puts_something(&request) {
         shared.check_space()?;
     }
-    let (shapes, txn) = convert::txn_request(request);
+    let (shapes, txn) = convert::txn_request(request, &root);
     let (result, revision) = shared.store.transact(&txn)?;
     Ok(convert::txn_response(Some(shared.header(revision)), result, &shapes))
 }

@@ -98,12 +98,16 @@ pub(crate) fn time_to_live(
     let Some((granted_ttl, ttl, keys)) = found else {
         return Ok(pb::LeaseTimeToLiveResponse { header, id: request.id, ttl: -1, ..Default::default() });
     };
-    let keys: Vec<Bytes> = keys.iter().map(|record| Bytes::copy_from_slice(record.key())).collect();
+    let root = shared.root(caller)?;
+    let mut keys: Vec<Bytes> = keys.iter().map(|record| Bytes::copy_from_slice(record.key())).collect();
     if shared.auth_enabled() && shared.may_administer(caller).is_err() {
         for key in &keys {
             shared.may(caller, &KeyRange::key(key.clone()), Access::Read)?;
         }
     }
+    // All of them may be read, so they are below the root unless a permission reaches beyond it, which is not shown.
+    keys.retain(|key| root.holds(key));
+    keys.iter_mut().for_each(|key| drop(key.split_to(root.strip())));
     Ok(pb::LeaseTimeToLiveResponse { header, id: request.id, ttl, granted_ttl, keys })
 }
 

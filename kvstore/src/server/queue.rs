@@ -69,7 +69,7 @@ impl Place {
     pub(crate) fn take(call: &Call, name: &[u8], value: Bytes, lease: i64) -> Result<Self, Status> {
         let shared = &call.shared;
         let prefix = prefix(name);
-        shared.may(&call.caller, &KeyRange::prefix(prefix.clone()), Access::ReadWrite)?;
+        shared.may_in_whole(&call.caller, &KeyRange::prefix(prefix.clone()), Access::ReadWrite)?;
         has_room(shared, prefix.len() + value.len())?;
         let lease = if lease == 0 { shared.store.grant(0, TTL_SECONDS)? } else { lease };
         let mut key = prefix.to_vec();
@@ -139,5 +139,5 @@ pub(crate) fn without_code(refused: &Status) -> Status {
 
 /// Whether the caller may change the place that it says is its own.
 pub(crate) fn may_change(shared: &Shared, caller: &Caller, key: &Bytes) -> Result<(), Status> {
-    Ok(shared.may(caller, &KeyRange::key(key.clone()), Access::Write)?)
+    Ok(shared.may_in_whole(caller, &KeyRange::key(key.clone()), Access::Write)?)
 }

@@ -15,9 +15,10 @@ use prost::Message;
 use tonic::Status;
 
 use super::{
-    convert,
+    Shared, convert,
     grpc::{Gone, frame, put_prefix},
-    route::Call,
+    root::Root,
+    route::{Call, Caller},
     status,
 };
 use crate::{
@@ -53,6 +54,12 @@ struct Watch {
     no_delete: bool,
     fragment: bool,
     progress_notify: bool,
+    /// Where the caller lived when the watch was made.
+    root: Root,
+    /// The first revision that it was to tell of.
+    begun: i64,
+    /// [`Store::root_changes`](crate::store::Store::root_changes) as of the last look at where the caller lives.
+    root_changes: u64,
     /// Whether something was sent since the last progress notification.
     sent: bool,
 }
@@ -134,8 +141,9 @@ impl Stream {
         if create.key.is_empty() {
             create.key = Bytes::from_static(b"\0");
         }
-        let id = match self.admit(&create) {
-            Ok(id) => id,
+        let admitted = self.place(&mut create).and_then(|root| Ok((root, self.admit(&create)?)));
+        let (root, id) = match admitted {
+            Ok(admitted) => admitted,
             Err(cancel_reason) => {
                 let refused = pb::WatchResponse {
                     watch_id: NO_WATCH,
@@ -150,8 +158,12 @@ impl Stream {
         let range = convert::range(&create.key, &create.range_end);
         let filters = |kind: pb::watch_create_request::FilterType| create.filters.contains(&(kind as i32));
         let created = pb::WatchResponse { watch_id: id, created: true, ..self.blank() };
+        let watcher = self.call.shared.store.watch(&range, create.start_revision, id, &self.signal);
         let watch = Watch {
-            watcher: self.call.shared.store.watch(&range, create.start_revision, id, &self.signal),
+            begun: watcher.next(),
+            watcher,
+            root,
+            root_changes: 0,
             prev_kv: create.prev_kv,
             no_put: filters(pb::watch_create_request::FilterType::Noput),
             no_delete: filters(pb::watch_create_request::FilterType::Nodelete),
@@ -161,6 +173,14 @@ impl Stream {
         };
         self.watches.insert(id, watch);
         self.send(created).await
+    }
+
+    /// Has the range lie below where the caller lives.
+    fn place(&self, create: &mut pb::WatchCreateRequest) -> Result<Root, String> {
+        let root = self.call.shared.root(&self.call.caller);
+        let root = root.map_err(|error| status::as_reason(&error.into()))?;
+        root.place_range(&mut create.key, &mut create.range_end);
+        Ok(root)
     }
 
     /// The id of a watch that may be made, or etcd's reason why not.
@@ -195,18 +215,16 @@ impl Stream {
     /// Sends what a watch has; at most one step through the log.
     async fn deliver(&mut self, id: i64) -> Result<(), Gone> {
         let Some(watch) = self.watches.get_mut(&id) else { return Ok(()) };
+        if !watch.keeps_its_root(&self.call.shared, &self.call.caller) {
+            // From here its history is of other keys: as if it were compacted, which has every client list again.
+            let now = self.call.shared.store.revision();
+            return self.cancel_compacted(id, now).await;
+        }
         let look = match watch.watcher.look(&self.call.shared.store) {
             Ok(look) => look,
             Err(_compacted) => {
-                let compact_revision = self.call.shared.store.look(crate::mvcc::Keyspace::compacted);
-                self.watches.remove(&id);
-                let mut cancelled =
-                    pb::WatchResponse { watch_id: id, canceled: true, compact_revision, ..self.blank() };
-                // As etcd has it: this one does not say where the store is.
-                if let Some(header) = &mut cancelled.header {
-                    header.revision = 0;
-                }
-                return self.send(cancelled).await;
+                let oldest = self.call.shared.store.look(crate::mvcc::Keyspace::compacted);
+                return self.cancel_compacted(id, oldest).await;
             }
         };
         if look.again {
@@ -215,20 +233,33 @@ impl Stream {
         self.send_events(id, &look).await
     }
 
+    /// Ends a watch whose next revision is gone; the client lists again.
+    async fn cancel_compacted(&mut self, id: i64, compact_revision: i64) -> Result<(), Gone> {
+        self.watches.remove(&id);
+        let mut cancelled =
+            pb::WatchResponse { watch_id: id, canceled: true, compact_revision, ..self.blank() };
+        // As etcd has it: this one does not say where the store is.
+        if let Some(header) = &mut cancelled.header {
+            header.revision = 0;
+        }
+        self.send(cancelled).await
+    }
+
     async fn send_events(&mut self, id: i64, look: &Look) -> Result<(), Gone> {
         let limit = self.call.shared.limits.request_bytes;
         let Some(watch) = self.watches.get_mut(&id) else { return Ok(()) };
-        let filtered = watch.no_put || watch.no_delete;
+        // What others are told is not what this one is to see.
+        let own = watch.no_put || watch.no_delete || !watch.root.is_everything();
         let wanted =
             |event: &Committed| if event.record.is_tombstone() { !watch.no_delete } else { !watch.no_put };
         let mut answers: Vec<Bytes> = Vec::new();
         let mut gathered = BytesMut::new();
         let mut through = 0;
         for batch in &look.batches {
-            let encoded = if filtered {
+            let encoded = if own {
                 let mut out = Vec::new();
                 for event in batch.events.iter().filter(|event| wanted(event)) {
-                    encode_event(&mut out, event, watch.prev_kv);
+                    encode_event(&mut out, event, watch.prev_kv, watch.root.strip());
                 }
                 Bytes::from(out)
             } else {
@@ -312,6 +343,17 @@ impl Stream {
 }
 
 impl Watch {
+    /// Whether the caller still lives where it lived, all the time since the watch began. Costs a comparison of numbers
+    /// as long as nobody moves.
+    fn keeps_its_root(&mut self, shared: &Shared, caller: &Caller) -> bool {
+        let changes = shared.store.root_changes();
+        if std::mem::replace(&mut self.root_changes, changes) == changes {
+            return true;
+        }
+        let now = shared.root_and_since(caller);
+        now.is_ok_and(|(root, since)| root == self.root && self.begun > since)
+    }
+
     /// Whether it is to begin at a revision that is still to come.
     fn is_early(&self, revision: i64) -> bool {
         self.watcher.next() > revision + 1
@@ -340,7 +382,7 @@ fn fragments(
     let mut part = Vec::new();
     for event in batch.events.iter().filter(|event| wanted(event)) {
         let before = part.len();
-        encode_event(&mut part, event, watch.prev_kv);
+        encode_event(&mut part, event, watch.prev_kv, watch.root.strip());
         if before > 0 && part.len() >= limit {
             emit(&part[..before], true);
             part.drain(..before);

@@ -26,4 +26,5 @@ mod answers;
 mod both;
 mod generate;
 mod key_space;
+mod roots;
 mod users;
