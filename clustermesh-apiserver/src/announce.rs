@@ -1,18 +1,20 @@
 //! What a cluster says of itself: its configuration and its sign of life.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use kvstore::Client;
 use kvstore::sync::{SyncWriter, WriterConfig};
-use mesh_runtime::{Backoff, Chain, jitter};
+use mesh_runtime::{Backoff, Chain, Restart, Spawner, Task, jitter};
 use mesh_types::{Capabilities, ClusterConfig, LocalCluster, key};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::ServiceFormat;
+use crate::daemon::RESTART;
 
 /// Readers give a store up two minutes after its last sign of life.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(60);
@@ -31,22 +33,55 @@ pub(crate) enum ExportsReadable {
     Yes,
 }
 
-/// The writer of `cilium/cluster-config/<cluster>`: it watches the key, and reverts what others make of it.
-pub(crate) fn config_writer(local: &LocalCluster, lease_ttl: Duration) -> SyncWriter {
+/// The writer of `cilium/cluster-config/<cluster>`, or of the same key in the tree of a scope: it watches the key, and reverts what others make of it.
+pub(crate) fn config_writer(key: &Bytes, lease_ttl: Duration) -> SyncWriter {
     SyncWriter::new(WriterConfig {
         enforce: true,
         remove_stale: false,
         lease_ttl: Some(lease_ttl),
-        ..WriterConfig::single(key::cluster_config(&local.name))
+        ..WriterConfig::single(key.clone())
     })
 }
 
-/// The writer of `cilium/.heartbeat`.
-pub(crate) fn heartbeat_writer(lease_ttl: Duration) -> SyncWriter {
+/// The writer of `cilium/.heartbeat`, or of the same key in the tree of a scope.
+pub(crate) fn heartbeat_writer(key: &Bytes, lease_ttl: Duration) -> SyncWriter {
     SyncWriter::new(WriterConfig {
         remove_stale: false,
         lease_ttl: Some(lease_ttl),
-        ..WriterConfig::single(key::HEARTBEAT)
+        ..WriterConfig::single(key.clone())
+    })
+}
+
+/// Starts the task of [`announce`].
+pub(crate) fn spawn(
+    tasks: &Spawner,
+    local: &LocalCluster,
+    services: (bool, ServiceFormat),
+    store: &Arc<dyn Client>,
+    writer: &SyncWriter,
+    readable: &watch::Receiver<ExportsReadable>,
+) -> Task {
+    let (local, store) = (local.clone(), Arc::clone(store));
+    let (writer, readable) = (writer.clone(), readable.clone());
+    tasks.spawn("announce", Restart::WithBackoff(RESTART), move |stop| {
+        let (local, store, writer) = (local.clone(), Arc::clone(&store), writer.clone());
+        let announce = announce(local, services, store, writer, readable.clone(), stop);
+        async move {
+            announce.await;
+            Ok::<(), Infallible>(())
+        }
+    })
+}
+
+/// Starts the task of [`beat`].
+pub(crate) fn spawn_beat(tasks: &Spawner, writer: &SyncWriter) -> Task {
+    let writer = writer.clone();
+    tasks.spawn("heartbeat", Restart::WithBackoff(RESTART), move |stop| {
+        let beat = beat(writer.clone(), stop);
+        async move {
+            beat.await;
+            Ok::<(), Infallible>(())
+        }
     })
 }
 
@@ -54,7 +89,7 @@ pub(crate) fn heartbeat_writer(lease_ttl: Duration) -> SyncWriter {
 ///
 /// `serviceExportsEnabled` is false when exports are switched off. When they are switched on, it is true once they could be
 /// read; until somebody tried, it stays as an earlier life announced it, so that a restart is no news to anybody.
-pub(crate) async fn announce(
+async fn announce(
     local: LocalCluster,
     (mcs_api, services): (bool, ServiceFormat),
     store: Arc<dyn Client>,
@@ -91,7 +126,7 @@ pub(crate) async fn announce(
 }
 
 /// Writes a sign of life now and every minute until `stop`.
-pub(crate) async fn beat(writer: SyncWriter, stop: CancellationToken) {
+async fn beat(writer: SyncWriter, stop: CancellationToken) {
     let mut beats = tokio::time::interval(HEARTBEAT_EVERY);
     while stop.run_until_cancelled(beats.tick()).await.is_some() {
         // Also with the text of the last beat: a clock that stands still is no sign of death.
@@ -172,7 +207,8 @@ mod tests {
         let store: Arc<dyn Client> = Arc::new(Store::new(StoreConfig::default()).client());
         let from = store.status().await.unwrap().revision.next();
         let mut events = store.watch(KeyRange::prefix(key::HEARTBEAT), from).await.unwrap();
-        let (writer, stop) = (heartbeat_writer(Duration::from_secs(900)), CancellationToken::new());
+        let (writer, stop) =
+            (heartbeat_writer(&key::HEARTBEAT.into(), Duration::from_secs(900)), CancellationToken::new());
         let mut tasks = tokio::task::JoinSet::new();
         let (writing, until) = (writer.clone(), stop.clone());
         let written = Arc::clone(&store);

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::discovery::Discovered;
 use crate::export::{Exporter, Kind, Sources, Withheld};
+use crate::scopes::{ScopeStatus, Trees};
 use crate::watches::Statuses;
 
 /// Rows of the table of withheld objects on the status page, per kind and reason; the counts have no such limit.
@@ -30,6 +31,8 @@ struct State {
     round: Option<Round>,
     /// Seconds from the start until everything was written once.
     bootstrap_seconds: Option<f64>,
+    /// What each scope sees, where there are scopes.
+    trees: Option<Trees>,
 }
 
 /// One life of the exporter, from discovery on.
@@ -65,6 +68,12 @@ pub struct Status {
     pub withheld: Vec<Withheld>,
     /// Why numeric identities cannot be recorded, while that lasts.
     pub identity_failure: Option<String>,
+    /// What clusters see that are in a scope; absent without scopes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scopes: Option<Vec<ScopeStatus>>,
+    /// Why the file of scopes, as it is now, does not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scopes_rejected: Option<String>,
 }
 
 /// One prefix of the store.
@@ -141,6 +150,19 @@ impl Board {
         work(self.state().round.as_mut().expect("a round works on what it began"))
     }
 
+    /// The same where there may be none yet.
+    pub(crate) fn with_exporter<T>(&self, work: impl FnOnce(Option<&Exporter>) -> T) -> T {
+        work(self.state().round.as_ref().map(|round| &round.exporter))
+    }
+
+    pub(crate) fn set_trees(&self, trees: Trees) {
+        self.state().trees = Some(trees);
+    }
+
+    pub(crate) fn trees(&self) -> Option<Trees> {
+        self.state().trees.clone()
+    }
+
     pub(crate) fn bootstrapped(&self, seconds: f64) {
         self.state().bootstrap_seconds = Some(seconds);
     }
@@ -199,6 +221,8 @@ impl Board {
             withheld_counts: counts.map(count).filter(|count| count.objects > 0).collect(),
             withheld: round.map(rows).unwrap_or_default(),
             identity_failure: round.and_then(|round| round.identity_failure.clone()),
+            scopes: state.trees.as_ref().map(|trees| trees.status(round.map(|round| &round.exporter))),
+            scopes_rejected: state.trees.as_ref().and_then(Trees::complaint),
         }
     }
 

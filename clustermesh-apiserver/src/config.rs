@@ -1,6 +1,7 @@
 //! What the exporter is told at its start.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -129,6 +130,8 @@ pub struct Config {
     pub identity_grace: Duration,
     /// With [`Cni::Cilium`], how long to wait for Cilium's definitions before giving up; `None` is as long as it takes.
     pub crd_wait: Option<Duration>,
+    /// The file of export scopes, if clusters are to see different parts.
+    pub export_scopes: Option<PathBuf>,
     /// How replicas agree on who writes to Kubernetes; `None` if there is one only.
     pub leases: Option<Leases>,
 }
@@ -206,6 +209,7 @@ impl Config {
             identity_namespace: "kube-system".to_owned(),
             identity_grace: Duration::from_secs(3600),
             crd_wait: None,
+            export_scopes: None,
             leases: None,
         }
     }

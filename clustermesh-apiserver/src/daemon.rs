@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kvstore::Client;
 use kvstore::sync::{SyncWriter, WriterConfig};
-use mesh_runtime::{Backoff, Readiness, Restart, Spawner};
-use mesh_types::{Form, LocalCluster, Resource};
+use mesh_runtime::{Backoff, Readiness, Restart, Spawner, Task};
+use mesh_types::{Form, LocalCluster, Resource, key};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
@@ -19,9 +20,10 @@ use crate::config::{Cni, Config, ConfigError};
 use crate::discovery;
 use crate::metrics::Series;
 use crate::round::{self, Context};
+use crate::scopes::Trees;
 
 /// Waits before a task that failed starts again.
-const RESTART: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+pub(crate) const RESTART: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
 
 /// How often Cilium's definitions are looked for while they are waited for.
 const DEFINITIONS_EVERY: Duration = Duration::from_secs(1);
@@ -30,6 +32,15 @@ const DEFINITIONS_EVERY: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Handle {
     board: Board,
+    scoping: Option<Scoping>,
+}
+
+/// What an exporter needs to know of scopes, for whoever keeps users in step; see [`crate::keep_users`].
+#[derive(Clone, Debug)]
+pub struct Scoping {
+    pub(crate) file: PathBuf,
+    pub(crate) trees: Trees,
+    pub(crate) board: Board,
 }
 
 impl Handle {
@@ -37,6 +48,12 @@ impl Handle {
     #[must_use]
     pub fn status(&self) -> Status {
         self.board.status()
+    }
+
+    /// Its export scopes, if it has any: they are in force only while [`crate::keep_users`] runs with them.
+    #[must_use]
+    pub fn scoping(&self) -> Option<Scoping> {
+        self.scoping.clone()
     }
 }
 
@@ -96,33 +113,27 @@ pub fn start(
     }
     spawn_bootstrap(tasks, readiness.clone(), board.clone());
 
-    let heartbeat = announce::heartbeat_writer(config.lease_ttl);
+    let heartbeat = announce::heartbeat_writer(&key::HEARTBEAT.into(), config.lease_ttl);
     spawn_writer(tasks, "write/heartbeat", &store, &heartbeat);
-    tasks.spawn("heartbeat", Restart::WithBackoff(RESTART), move |stop| {
-        let beat = announce::beat(heartbeat.clone(), stop);
-        async move {
-            beat.await;
-            Ok::<(), Infallible>(())
-        }
-    });
+    announce::spawn_beat(tasks, &heartbeat);
 
     let (readable, readable_news) = watch::channel(ExportsReadable::default());
-    let announcement = announce::config_writer(&config.local, config.lease_ttl);
+    let announcement =
+        announce::config_writer(&key::cluster_config(&config.local.name).into(), config.lease_ttl);
     spawn_writer(tasks, "write/cluster-config", &store, &announcement);
-    let (local, services) = (config.local.clone(), (config.mcs_api, config.service_format));
-    tasks.spawn("announce", Restart::WithBackoff(RESTART), move |stop| {
-        let (local, store, writer) = (local.clone(), Arc::clone(&store), announcement.clone());
-        let announce = announce::announce(local, services, store, writer, readable_news.clone(), stop);
-        async move {
-            announce.await;
-            Ok::<(), Infallible>(())
-        }
-    });
+    let services = (config.mcs_api, config.service_format);
+    announce::spawn(tasks, &config.local, services, &store, &announcement, &readable_news);
 
+    let scoping = config.export_scopes.clone().map(|file| {
+        let about = (config.local.clone(), config.lease_ttl, services);
+        let trees = Trees::new(about, Arc::clone(&store), tasks.clone(), readable_news);
+        board.set_trees(trees.clone());
+        Scoping { file, trees, board: board.clone() }
+    });
     let context =
         Context { config: Arc::new(config), client: kube, board: board.clone(), writers, readable, leading };
     tasks.spawn("export", Restart::WithBackoff(RESTART), move |stop| round::run(context.clone(), stop));
-    Ok(Handle { board })
+    Ok(Handle { board, scoping })
 }
 
 /// Cilium's definitions did not appear in time.
@@ -153,12 +164,17 @@ fn writer(local: &LocalCluster, resource: Resource, lease_ttl: Duration) -> Sync
     })
 }
 
-fn spawn_writer(tasks: &Spawner, name: &str, store: &Arc<dyn Client>, writer: &SyncWriter) {
+pub(crate) fn spawn_writer(
+    tasks: &Spawner,
+    name: &str,
+    store: &Arc<dyn Client>,
+    writer: &SyncWriter,
+) -> Task {
     let (store, writer) = (Arc::clone(store), writer.clone());
     tasks.spawn(name, Restart::WithBackoff(RESTART), move |stop| {
         let (store, writer) = (Arc::clone(&store), writer.clone());
         async move { writer.run(&*store, &stop).await }
-    });
+    })
 }
 
 fn spawn_bootstrap(tasks: &Spawner, readiness: Readiness, board: Board) {

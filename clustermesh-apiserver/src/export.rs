@@ -48,3 +48,4 @@ pub use unit::{Entry, Unit};
 pub use withheld::Withheld;
 
 pub(crate) use derived::allocation;
+pub(crate) use exporter::identity_of;

@@ -22,11 +22,13 @@ mod leader;
 pub mod mcs;
 mod metrics;
 mod round;
+mod scopes;
 mod users;
 mod watches;
 
 pub use board::{KindStatus, ResourceStatus, Status, WithheldCount};
 pub use config::{Cni, Config, ConfigError, Leases, ServiceFormat, UnknownCni, UnknownServiceFormat};
-pub use daemon::{Handle, start};
+pub use daemon::{Handle, Scoping, start};
 pub use leader::{elect, while_leading};
+pub use scopes::{OutsideKey, ScopeStatus, Scopes, ScopesError};
 pub use users::keep_users;

@@ -22,6 +22,7 @@ impl Collector for Series {
         self.bootstrap(&mut encoder)?;
         self.writers(&mut encoder)?;
         self.withheld(&mut encoder)?;
+        self.scopes(&mut encoder)?;
         self.kinds(&mut encoder)
     }
 }
@@ -84,6 +85,28 @@ impl Series {
             ConstGauge::new(count.objects as u64).encode(series.encode_family(&labels)?)?;
         }
         Ok(())
+    }
+
+    fn scopes(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Some(trees) = self.0.trees() else { return Ok(()) };
+        let scopes = trees.status(None);
+        let help = "Keys that the clusters in an export scope see";
+        let mut series = encoder.encode_descriptor("export_scope_keys", help, None, MetricType::Gauge)?;
+        for (scope, (resource, keys)) in
+            scopes.iter().flat_map(|scope| scope.keys.iter().map(move |keys| (scope, keys)))
+        {
+            let labels = [("export_scope", &*scope.name), ("resource", *resource)];
+            ConstGauge::new(*keys as u64).encode(series.encode_family(&labels)?)?;
+        }
+        let help = "1 once everything that is in the scope was written";
+        let mut series = encoder.encode_descriptor("export_scope_synced", help, None, MetricType::Gauge)?;
+        for scope in &scopes {
+            let synced = u64::from(scope.synced);
+            ConstGauge::new(synced).encode(series.encode_family(&[("export_scope", &*scope.name)])?)?;
+        }
+        let help = "1 if the file of export scopes, as it is now, does not count";
+        let series = encoder.encode_descriptor("export_scopes_rejected", help, None, MetricType::Gauge)?;
+        ConstGauge::new(u64::from(trees.complaint().is_some())).encode(series)
     }
 
     fn kinds(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {

@@ -1,6 +1,6 @@
 //! One life of the exporter: find out what there is, watch it, feed the reducer, carry out what it returns.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -142,11 +142,19 @@ impl Context {
 
     /// Feeds the reducer and carries out what it returns.
     fn apply(&self, batch: Vec<Input>, wanted: &watch::Sender<Wanted>) {
+        let trees = self.board.trees();
         let news = self.board.with_round(|Round { exporter, .. }| {
             let generation = exporter.wanted_generation();
             let mut changes: BTreeMap<Resource, Vec<(Bytes, Option<Bytes>)>> = BTreeMap::new();
+            let (mut completed, mut touched) = (Vec::new(), BTreeSet::new());
             for input in batch {
                 let output = exporter.apply(input);
+                if trees.is_some() {
+                    let changed =
+                        output.changes.iter().map(|change| (change.resource, Arc::clone(&change.name)));
+                    touched.extend(changed.chain(output.relabelled));
+                    completed.extend(output.completed.iter().copied());
+                }
                 for Change { resource, name, value } in output.changes {
                     changes.entry(resource).or_default().push((bytes(&name), value));
                 }
@@ -156,6 +164,9 @@ impl Context {
             }
             for (resource, changes) in changes {
                 self.writers[&resource].extend(changes);
+            }
+            if let Some(trees) = &trees {
+                trees.apply(exporter, &completed, touched);
             }
             let complete = exporter.wanted_is_complete();
             let ask = exporter.wanted_generation() != generation || complete != wanted.borrow().complete;

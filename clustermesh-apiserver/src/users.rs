@@ -1,4 +1,4 @@
-//! The store's users in step with a file: who of the other clusters may read.
+//! The store's users in step with files: who of the other clusters may read, and what.
 //!
 //! ```yaml
 //! users:
@@ -6,16 +6,20 @@
 //!   role: remote
 //! ```
 //!
-//! The file is the ConfigMap `clustermesh-remote-users` of Cilium's chart. A user that is in it exists, with its role; one
+//! The first file is the ConfigMap `clustermesh-remote-users` of Cilium's chart. A user that is in it exists, with its role; one
 //! that was in it and is no more is deleted. Users that never were in it are left alone.
 //! Source: Cilium `clustermesh-apiserver/clustermesh/users_mgmt.go`.
+//!
+//! The second is that of the export scopes ([`crate::Scopes`]): the user `remote-<cluster>` of a cluster in a scope has the role
+//! that makes it live in the tree of the scope, whatever the first file says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvstore::auth::{REMOTE, ROOT_ROLE, root_role};
 use kvstore::{Error, Users};
 use mesh_runtime::{Backoff, Chain, Restart, Spawner, jitter};
 use mesh_types::ClusterName;
@@ -24,6 +28,9 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::daemon::Scoping;
+use crate::scopes::{Scopes, ScopesFile, Trees, Unscoped, place};
+
 /// How often the file is read: a ConfigMap takes kubelet a minute, so this adds little.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Waits after the store did not do what was asked.
@@ -31,17 +38,32 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_s
 /// Largest file that is read; 511 clusters take 30 KiB.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// Keeps the users of `store` as `file` says, as a task of `tasks`.
+/// How often to look whether the tree of a scope is complete.
+const LOOK_WHILE_WAITING: Duration = Duration::from_millis(100);
+/// Of the user of each cluster.
+const OF_CLUSTER: &str = "remote-";
+
+/// Keeps the users of `store` as `file` and the scopes say, as a task of `tasks`.
 ///
 /// An entry whose name is that of the `local` cluster is skipped. A file that cannot be read or understood changes
-/// nothing, and is said once.
-pub fn keep_users(store: Arc<dyn Users>, file: PathBuf, local: ClusterName, tasks: &Spawner) {
+/// nothing, and is said once. Without `file` the users of clusters in scopes exist, and others are left alone.
+pub fn keep_users(
+    store: Arc<dyn Users>,
+    file: Option<PathBuf>,
+    scoping: Option<Scoping>,
+    local: ClusterName,
+    tasks: &Spawner,
+) {
     tasks.spawn("users", Restart::WithBackoff(RETRY), move |stop| {
+        let scoping = scoping.clone();
         let keeper = Keeper {
             store: Arc::clone(&store),
             file: file.clone(),
+            scopes: scoping.map(|scoping| (ScopesFile::new(scoping.file.clone(), local.clone()), scoping)),
             local: local.clone(),
             applied: BTreeMap::new(),
+            readers: BTreeSet::new(),
+            store_id: None,
             read: None,
             complained: None,
         };
@@ -52,8 +74,8 @@ pub fn keep_users(store: Arc<dyn Users>, file: PathBuf, local: ClusterName, task
     });
 }
 
-/// User and role.
-type Wanted = BTreeMap<String, String>;
+/// User and role; none is a user that may do nothing.
+type Wanted = BTreeMap<String, Option<String>>;
 
 #[derive(Debug, Deserialize)]
 struct File {
@@ -74,15 +96,80 @@ fn parse(text: &str, local: &ClusterName) -> Result<Wanted, serde_yaml_ng::Error
     }
     let file: File = serde_yaml_ng::from_str(text)?;
     let entries = file.users.unwrap_or_default().into_iter();
-    Ok(entries.filter(|entry| entry.name != local.as_str()).map(|entry| (entry.name, entry.role)).collect())
+    Ok(entries
+        .filter(|entry| entry.name != local.as_str())
+        .map(|entry| (entry.name, Some(entry.role)))
+        .collect())
+}
+
+/// What users should have, and what has to be waited for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Plan {
+    users: Wanted,
+    /// The scopes that users live in then.
+    scopes: BTreeSet<Arc<str>>,
+    /// Users whose scope has no complete tree yet; they keep what they have.
+    waiting: BTreeSet<String>,
+}
+
+/// Who should have which role: `listed` by the file of users, if there is one, placed by `scopes`.
+fn plan(
+    listed: Option<&Wanted>,
+    scopes: &Scopes,
+    applied: &Wanted,
+    is_complete: impl Fn(&str) -> bool,
+) -> Plan {
+    let mut plan = Plan::default();
+    let in_scopes = || scopes.scopes.values().flat_map(|scope| &scope.clusters);
+    let named = || in_scopes().map(|cluster| (format!("{OF_CLUSTER}{cluster}"), None)).collect();
+    for (user, role) in listed.cloned().unwrap_or_else(named) {
+        let cluster = user.strip_prefix(OF_CLUSTER);
+        let role = match (cluster.and_then(|cluster| scopes.of(cluster)), scopes.unscoped) {
+            (Some(scope), _) if is_complete(scope) => {
+                plan.scopes.insert(Arc::clone(scope));
+                Some(scope_role(scope))
+            }
+            (Some(_), _) => {
+                plan.waiting.insert(user.clone());
+                match applied.get(&user) {
+                    Some(had) => had.clone(),
+                    None => continue,
+                }
+            }
+            (None, Unscoped::None) if cluster.is_some() || role.as_deref() == Some(REMOTE) => None,
+            (None, Unscoped::All | Unscoped::None) => role,
+        };
+        plan.users.insert(user, role);
+    }
+    // The user of clusters that have none of their own cannot be told apart, so it is in no scope.
+    match scopes.unscoped {
+        Unscoped::None => drop(plan.users.insert(REMOTE.to_owned(), None)),
+        Unscoped::All if applied.get(REMOTE) == Some(&None) => {
+            plan.users.insert(REMOTE.to_owned(), Some(REMOTE.to_owned()));
+        }
+        // Once it was taken away and given back, it stays.
+        Unscoped::All => {
+            plan.users.extend(applied.get_key_value(REMOTE).map(|(user, role)| (user.clone(), role.clone())));
+        }
+    }
+    plan
+}
+
+fn scope_role(scope: &str) -> String {
+    root_role(&place(scope))
 }
 
 struct Keeper {
     store: Arc<dyn Users>,
-    file: PathBuf,
+    file: Option<PathBuf>,
+    scopes: Option<(ScopesFile, Scoping)>,
     local: ClusterName,
     /// What the store has of us.
     applied: Wanted,
+    /// Roles of scopes that were made.
+    readers: BTreeSet<Arc<str>>,
+    /// The store that has them; known where there are scopes.
+    store_id: Option<u64>,
     /// The text that was last understood.
     read: Option<String>,
     complained: Option<String>,
@@ -91,20 +178,24 @@ struct Keeper {
 impl Keeper {
     async fn run(mut self, stop: CancellationToken) {
         let mut retry = RETRY.retry();
-        let mut wanted = None;
+        // Nothing is done to anybody before each file was understood once.
+        let (mut listed, mut scopes) = (None, self.scopes.is_none().then(Scopes::default));
         loop {
-            if let Some(news) = self.look() {
-                wanted = Some(news);
-            }
+            listed = self.look().or(listed);
+            scopes = self.look_at_scopes().or(scopes);
             let mut wait = LOOK_EVERY;
-            if let Some(users) = wanted.take() {
-                match stop.run_until_cancelled(self.apply(&users)).await {
+            if let Some(scopes) = &scopes
+                && (listed.is_some() || self.file.is_none())
+            {
+                match stop.run_until_cancelled(self.apply(listed.as_ref(), scopes)).await {
                     None => return,
-                    Some(Ok(())) => retry.reset(),
+                    Some(Ok(complete)) => {
+                        retry.reset();
+                        wait = if complete { LOOK_EVERY } else { LOOK_WHILE_WAITING };
+                    }
                     Some(Err(error)) => {
                         wait = retry.next_delay(jitter());
                         warn!(error = %Chain(&error), ?wait, "users of the store cannot be changed");
-                        wanted = Some(users);
                     }
                 }
             }
@@ -114,9 +205,20 @@ impl Keeper {
         }
     }
 
+    /// What the file of scopes says, if that is news; the trees then follow it.
+    fn look_at_scopes(&mut self) -> Option<Scopes> {
+        let (file, scoping) = self.scopes.as_mut()?;
+        let news = file.look();
+        scoping.trees.complain(file.complaint());
+        let news = news?;
+        scoping.board.with_exporter(|exporter| scoping.trees.declare(&news, exporter));
+        Some(news)
+    }
+
     /// What the file says, if that is news.
     fn look(&mut self) -> Option<Wanted> {
-        let understood = read(&self.file).and_then(|text| {
+        let file = self.file.clone()?;
+        let understood = read(&file).and_then(|text| {
             if self.read.as_deref() == Some(&text) {
                 return Ok(None);
             }
@@ -133,7 +235,7 @@ impl Keeper {
             }
             Err(error) => {
                 if self.complained.as_ref() != Some(&error) {
-                    warn!(file = %self.file.display(), error, "the file of users changes nothing");
+                    warn!(file = %file.display(), error, "the file of users changes nothing");
                     self.complained = Some(error);
                 }
                 None
@@ -141,22 +243,81 @@ impl Keeper {
         }
     }
 
-    async fn apply(&mut self, wanted: &Wanted) -> Result<(), Error> {
-        let gone: Vec<String> =
-            self.applied.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
+    /// Returns whether everyone has what is wanted.
+    async fn apply(&mut self, listed: Option<&Wanted>, scopes: &Scopes) -> Result<bool, Error> {
+        let trees = self.scopes.as_ref().map(|(_, scoping)| scoping.trees.clone());
+        if let Some(trees) = &trees {
+            let id = trees.store_id().await?;
+            if self.store_id.replace(id).is_some_and(|had| had != id) {
+                info!("the store was replaced, setting up its users again");
+                self.applied.clear();
+                self.readers.clear();
+            }
+        }
+        let is_complete = |scope: &str| trees.as_ref().is_some_and(|trees| trees.is_complete(scope));
+        let plan = plan(listed, scopes, &self.applied, is_complete);
+        for scope in &plan.scopes {
+            if !self.readers.contains(scope) {
+                self.store.put_reader(&scope_role(scope), &place(scope)).await?;
+                self.readers.insert(Arc::clone(scope));
+            }
+        }
+        let stays = |name: &String| plan.users.contains_key(name) || plan.waiting.contains(name);
+        let gone: Vec<String> = self.applied.keys().filter(|name| !stays(name)).cloned().collect();
         for name in gone {
             self.store.delete_user(&name).await?;
             info!(user = name, "user of the store deleted");
             self.applied.remove(&name);
         }
-        for (name, role) in wanted {
+        for (name, role) in &plan.users {
             if self.applied.get(name) == Some(role) {
                 continue;
             }
-            self.store.put_user(name, &[role]).await?;
+            let roles: Vec<&str> = role.iter().map(String::as_str).collect();
+            self.store.put_user(name, &roles).await?;
             info!(user = name, role, "user of the store set up");
             self.applied.insert(name.clone(), role.clone());
+            if let Some(trees) = &trees
+                && role.as_ref().is_some_and(|role| role.starts_with(ROOT_ROLE))
+                && !trees.knows_roots(name).await?
+            {
+                warn!(
+                    user = name,
+                    "the store does not know users who live below a prefix: the clusters in scopes are refused what they ask \
+                     for (they see nothing at all); use the store of Isthmus"
+                );
+            }
         }
+        // What an earlier life gave them may be more than they are to see.
+        for name in plan.waiting.iter().filter(|name| !self.applied.contains_key(*name)) {
+            let role =
+                scopes.of(name.strip_prefix(OF_CLUSTER).unwrap_or(name)).map(|scope| scope_role(scope));
+            let users = self.store.users().await?;
+            if users.get(name).is_some_and(|roles| roles.iter().any(|had| Some(had) != role.as_ref())) {
+                self.store.put_user(name, &[]).await?;
+            }
+        }
+        if let Some(trees) = &trees {
+            self.retire(trees, scopes).await?;
+        }
+        Ok(plan.waiting.is_empty())
+    }
+
+    /// Removes what belongs to scopes that are gone, once nobody lives in them.
+    async fn retire(&mut self, trees: &Trees, scopes: &Scopes) -> Result<(), Error> {
+        let lives = |scope: &Arc<str>| {
+            let role = scope_role(scope);
+            self.applied.values().any(|had| had.as_deref() == Some(&*role))
+        };
+        let readers = self.readers.iter();
+        let empty: Vec<Arc<str>> =
+            readers.filter(|scope| !scopes.scopes.contains_key(*scope) && !lives(scope)).cloned().collect();
+        for scope in &empty {
+            self.store.delete_role(&scope_role(scope)).await?;
+            self.readers.remove(scope);
+        }
+        let stay = scopes.scopes.keys().chain(&self.readers).cloned().collect();
+        trees.retire(&stay).await;
         Ok(())
     }
 }

@@ -108,6 +108,18 @@ pages! {
         kinds: Vec<ReadKind>,
         /// What is withheld.
         withheld: Vec<WithheldObject>,
+        /// What clusters in a scope see, and do not see.
+        scopes: Vec<ExportScope>,
+    }
+
+    /// What some clusters may see.
+    ExportScope {
+        /// Its name.
+        name: String,
+        /// The clusters.
+        clusters: Vec<String>,
+        /// What they do not see.
+        withheld: Vec<SkippedKey>,
     }
 
     /// A kind of data that the exporter writes.

@@ -21,9 +21,9 @@ mod service;
 mod text;
 
 pub use evidence::{
-    AgentPages, Answer, Cluster, ControllerPage, DnsPage, DnsReply, ExportedResource, ExporterPage, Keys,
-    Mesh, MirrorPage, MirrorResource, Objects, ReadKind, RejectedFile, Remote, SkippedKey, SkippedObject,
-    Trouble, WithheldObject,
+    AgentPages, Answer, Cluster, ControllerPage, DnsPage, DnsReply, ExportScope, ExportedResource,
+    ExporterPage, Keys, Mesh, MirrorPage, MirrorResource, Objects, ReadKind, RejectedFile, Remote,
+    SkippedKey, SkippedObject, Trouble, WithheldObject,
 };
 pub use explanation::{Because, Explanation, Place, Step, Verdict};
 pub use question::{Question, QuestionError, Subject};

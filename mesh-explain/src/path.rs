@@ -133,6 +133,21 @@ impl<'a> Walk<'a> {
         };
         reasons.extend(unread);
         self.step(cluster, Place::Exporter, verdict, text).reasons = reasons;
+        self.scope(cluster, resource);
+    }
+
+    /// Whether the exporter keeps the entry from the cluster that asks.
+    fn scope(&mut self, cluster: &str, resource: Resource) {
+        let (from, entry) = (self.from(), self.question.subject.entry());
+        let page = self.cluster(cluster).and_then(|places| places.exporter.said());
+        let scopes = page.into_iter().flat_map(|page| &page.scopes);
+        let of_asker = scopes.filter(|scope| scope.clusters.iter().any(|name| name == from));
+        let mut outside = of_asker.flat_map(|scope| scope.withheld.iter().map(move |row| (scope, row)));
+        let found = outside.find(|(_, row)| row.resource == resource.word() && row.key == entry);
+        let Some((scope, row)) = found else { return };
+        let because = Because::new(&row.reason, format!("export scope {}", scope.name), &row.detail);
+        let text = format!("does not let {from} see it");
+        self.step(cluster, Place::Exporter, Verdict::Bad, text).reasons = vec![because];
     }
 
     /// Whether the cluster's own store holds the entry.

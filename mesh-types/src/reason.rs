@@ -252,6 +252,11 @@ reasons! {
     // DNS.
     /// The name is longer than DNS allows and is not served.
     NameTooLong => "name-too-long",
+
+    // What each remote cluster may see.
+    /// The object is not in the export scope of the cluster (--clustermesh-export-scopes): its namespace or its labels are
+    /// not among those that the cluster may see.
+    NotInScope => "not-in-scope",
 }
 
 impl fmt::Display for Reason {

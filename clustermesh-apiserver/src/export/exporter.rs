@@ -21,6 +21,7 @@ use super::object::Kind;
 use super::service::{self, Service, Services};
 use super::service_export::{self, ServiceExport};
 use super::withheld::{Withheld, WithheldTable};
+use crate::scopes::{Attached, Subject};
 
 /// What the desired keys are made of besides the objects.
 #[derive(Clone, Debug)]
@@ -119,6 +120,8 @@ pub struct Output {
     pub completed: Vec<Resource>,
     /// Differences of resources that had been complete before.
     pub changes: Vec<Change>,
+    /// Keys that stay as they are while the labels changed by which scopes choose: of their namespace, or their Service.
+    pub relabelled: Vec<(Resource, Arc<str>)>,
 }
 
 /// The desired keys of all resources, as objects come and go. Pure.
@@ -137,6 +140,8 @@ pub struct Exporter {
     complete: BTreeSet<Resource>,
     /// Differences of the input that is being applied.
     changes: Vec<(Resource, Vec<Delta>)>,
+    /// See [`Output::relabelled`].
+    relabelled: Vec<(Resource, Arc<str>)>,
 }
 
 impl Exporter {
@@ -169,6 +174,7 @@ impl Exporter {
             listed: BTreeSet::new(),
             complete: BTreeSet::new(),
             changes: Vec::new(),
+            relabelled: Vec::new(),
             settings,
         }
     }
@@ -196,6 +202,46 @@ impl Exporter {
     /// What a resource should be, whole. Only meaningful once it is complete.
     pub fn desired(&self, resource: Resource) -> impl Iterator<Item = (Arc<str>, Bytes)> {
         self.ledgers[&resource].desired()
+    }
+
+    /// A key as it should be, and what scopes ask of it.
+    pub(crate) fn subject(
+        &self,
+        resource: Resource,
+        name: &str,
+        with_labels: bool,
+    ) -> Option<(Bytes, Subject<'_>)> {
+        let (namespace, value) = self.ledgers[&resource].entry(name)?;
+        let namespace_labels = namespace.and_then(|namespace| self.namespaces.labels(namespace));
+        let (value, mut subject) = (value.clone(), Subject { namespace, namespace_labels, labels: None });
+        if with_labels {
+            subject.labels = self.attached(resource, name, &value);
+        }
+        Some((value, subject))
+    }
+
+    /// The labels that a key's object is chosen by: an endpoint has those of its identity.
+    fn attached(&self, resource: Resource, name: &str, value: &Bytes) -> Option<Attached<'_>> {
+        let object = || {
+            let (namespace, name) = name.split_once('/')?;
+            Some(ObjectKey::new(namespace, name))
+        };
+        let identity =
+            |value: &[u8]| Some(Attached::Identity(Labels::parse(std::str::from_utf8(value).ok()?)));
+        match resource {
+            Resource::Nodes => None,
+            Resource::Identities => identity(value),
+            Resource::Ip => {
+                let id = identity_of(value)?;
+                identity(self.ledgers[&Resource::Identities].entry(&id.to_string())?.1)
+            }
+            Resource::Services | Resource::ServiceExports => {
+                Some(Attached::Service(&self.services.service(&object()?)?.metadata.labels))
+            }
+            Resource::EndpointSlices => {
+                Some(Attached::Service(&self.services.slice(&object()?)?.1.metadata.labels))
+            }
+        }
     }
 
     /// How many keys a resource should have.
@@ -265,7 +311,7 @@ impl Exporter {
     }
 
     fn output(&mut self) -> Output {
-        let mut output = Output::default();
+        let mut output = Output { relabelled: std::mem::take(&mut self.relabelled), ..Output::default() };
         for (resource, deltas) in std::mem::take(&mut self.changes) {
             if self.complete.contains(&resource) {
                 let change = |(name, value)| Change { resource, name, value };
@@ -306,6 +352,12 @@ impl Exporter {
                 if !deltas.is_empty() {
                     self.changes.push((*resource, deltas));
                 }
+            }
+        }
+        if effect.labels {
+            for (resource, ledger) in &self.ledgers {
+                let names = ledger.names_in(&object.name);
+                self.relabelled.extend(names.into_iter().map(|name| (*resource, name)));
             }
         }
         if effect.gate || effect.labels {
@@ -384,8 +436,13 @@ impl Exporter {
 
     fn service(&mut self, object: &ObjectKey, service: Option<Service>) {
         let before = self.goes_out(object);
+        let labels_before = self.services.service(object).map(|service| service.metadata.labels.clone());
         self.services.set_service(object, service);
         self.export_service(object);
+        let labels = self.services.service(object).map(|service| &service.metadata.labels);
+        if labels != labels_before.as_ref() {
+            self.relabel(object);
+        }
         if self.goes_out(object) != before {
             for name in self.services.slice_names(object) {
                 self.export_slice(&ObjectKey { namespace: Arc::clone(&object.namespace), name });
@@ -394,6 +451,16 @@ impl Exporter {
         if self.exports.contains_key(object) {
             self.export_export(object);
         }
+    }
+
+    /// What belongs to a Service is chosen by its labels.
+    fn relabel(&mut self, service: &ObjectKey) {
+        let own: Arc<str> = service.to_string().into();
+        self.relabelled.push((Resource::Services, Arc::clone(&own)));
+        self.relabelled.push((Resource::ServiceExports, own));
+        let slices = self.services.slice_names(service).into_iter();
+        let named = |name| (Resource::EndpointSlices, format!("{}/{name}", service.namespace).into());
+        self.relabelled.extend(slices.map(named));
     }
 
     fn endpoint_slice(&mut self, object: &ObjectKey, slice: Option<EndpointSlice>) {
@@ -442,6 +509,16 @@ impl Exporter {
         let unit = self.exports.get(object).map(convert);
         self.put(Resource::ServiceExports, object, unit);
     }
+}
+
+/// The identity that an address entry names.
+pub(crate) fn identity_of(value: &[u8]) -> Option<u32> {
+    #[derive(serde::Deserialize)]
+    struct Pair {
+        #[serde(rename = "ID")]
+        id: u32,
+    }
+    serde_json::from_slice(value).ok().map(|Pair { id }| id)
 }
 
 #[cfg(test)]

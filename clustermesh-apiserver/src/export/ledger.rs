@@ -57,6 +57,20 @@ impl Ledger {
         self.claims.iter().map(|(name, claim)| (Arc::clone(name), self.value(&claim.owner, name)))
     }
 
+    /// A key as it should be, and the namespace of its owner.
+    pub(crate) fn entry(&self, name: &str) -> Option<(Option<&str>, &Bytes)> {
+        let claim = self.claims.get(name)?;
+        let unit = &self.units.get(&claim.owner)?.unit;
+        Some((unit.namespace.as_deref(), unit.value(name)?))
+    }
+
+    /// The keys that objects of a namespace claim, whoever owns them.
+    pub(crate) fn names_in(&self, namespace: &str) -> Vec<Arc<str>> {
+        let claimed = |object: &ObjectKey| self.units[object].claimed();
+        let objects = self.in_namespace(namespace);
+        objects.flat_map(claimed).map(|entry| Arc::clone(&entry.name)).collect()
+    }
+
     /// How many keys there should be.
     pub(crate) fn len(&self) -> usize {
         self.claims.len()
@@ -86,9 +100,7 @@ impl Ledger {
         namespaces: &Namespaces,
         table: &mut WithheldTable,
     ) -> Vec<Delta> {
-        let from = (NamespaceName::from(namespace), ObjectKey::new("", ""));
-        let inside = self.by_namespace.range(from..).take_while(|(name, _)| &**name == namespace);
-        let objects: Vec<_> = inside.map(|(_, object)| object.clone()).collect();
+        let objects: Vec<_> = self.in_namespace(namespace).cloned().collect();
         let mut deltas = Vec::new();
         for object in objects {
             let held = &self.units[&object];
@@ -99,6 +111,12 @@ impl Ledger {
             }
         }
         deltas
+    }
+
+    fn in_namespace<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a ObjectKey> {
+        let from = (NamespaceName::from(namespace), ObjectKey::new("", ""));
+        let inside = self.by_namespace.range(from..).take_while(move |(name, _)| &**name == namespace);
+        inside.map(|(_, object)| object)
     }
 
     fn transition(&mut self, object: &ObjectKey, now: Option<Held>, table: &mut WithheldTable) -> Vec<Delta> {

@@ -10,7 +10,7 @@ fn local() -> ClusterName {
 #[test]
 fn the_charts_file_is_understood() {
     let wanted = parse("users:\n- name: remote-west\n  role: remote\n- name: here\n  role: root\n", &local());
-    assert_eq!(wanted.unwrap(), Wanted::from([("remote-west".into(), "remote".into())]));
+    assert_eq!(wanted.unwrap(), Wanted::from([("remote-west".into(), Some("remote".into()))]));
     for empty in ["", "\n", "users:\n", "users: []\n"] {
         assert!(parse(empty, &local()).unwrap().is_empty(), "{empty:?}");
     }
@@ -40,7 +40,8 @@ impl Bed {
         let tasks = Supervisor::new(Duration::from_secs(1));
         let bed = Self { store, file, _dir: dir, _tasks: tasks };
         bed.write(text);
-        keep_users(Arc::new(bed.store.client()), bed.file.clone(), local(), &bed._tasks.spawner());
+        let users = Arc::new(bed.store.client());
+        keep_users(users, Some(bed.file.clone()), None, local(), &bed._tasks.spawner());
         bed
     }
 
@@ -101,4 +102,44 @@ async fn a_role_that_is_not_there_yet_is_asked_for_again() {
         sleep(Duration::from_millis(100)).await;
     }
     panic!("the role was not granted");
+}
+
+fn scopes(text: &str) -> Scopes {
+    Scopes::parse(text, &local()).unwrap()
+}
+
+fn listed(names: &[&str]) -> Wanted {
+    names.iter().map(|name| ((*name).to_owned(), Some(REMOTE.to_owned()))).collect()
+}
+
+fn planned(plan: &Plan) -> Vec<(&str, &str)> {
+    plan.users.iter().map(|(name, role)| (name.as_str(), role.as_deref().unwrap_or("-"))).collect()
+}
+
+#[test]
+fn who_is_in_a_scope_lives_in_its_tree_and_others_follow_the_default() {
+    let all = listed(&["remote-prod", "remote-test"]);
+    let shop = "scopes:\n- name: shop\n  clusters: [prod, gone]\n";
+    let in_shop = ("remote-prod", "root=isthmus/scope/shop/");
+    let plan_of = |text: &str, applied: &Wanted| plan(Some(&all), &scopes(text), applied, |_| true);
+    let nothing = Wanted::new();
+    assert_eq!(planned(&plan_of("", &nothing)), [("remote-prod", "remote"), ("remote-test", "remote")]);
+    assert_eq!(planned(&plan_of(shop, &nothing)), [in_shop, ("remote-test", "remote")]);
+    let closed = plan_of(&format!("default: none\n{shop}"), &nothing);
+    assert_eq!(planned(&closed), [("remote", "-"), in_shop, ("remote-test", "-")]);
+    let open_again = plan_of(shop, &closed.users);
+    assert_eq!(planned(&open_again), [("remote", "remote"), in_shop, ("remote-test", "remote")]);
+    assert_eq!(planned(&plan_of(shop, &open_again.users))[0], ("remote", "remote"), "it is not deleted");
+    let without_a_file = plan(None, &scopes(shop), &nothing, |_| true);
+    assert_eq!(planned(&without_a_file), [("remote-gone", "root=isthmus/scope/shop/"), in_shop]);
+}
+
+#[test]
+fn nobody_is_given_a_tree_that_is_not_complete() {
+    let all = listed(&["remote-prod"]);
+    let shop = scopes("scopes:\n- name: shop\n  clusters: [prod]\n");
+    let waiting = |applied: &Wanted| plan(Some(&all), &shop, applied, |_| false);
+    let new = waiting(&Wanted::new());
+    assert!(new.users.is_empty() && new.scopes.is_empty() && new.waiting.contains("remote-prod"), "{new:?}");
+    assert_eq!(planned(&waiting(&all)), [("remote-prod", "remote")], "until then it keeps what it had");
 }

@@ -7,7 +7,7 @@ use crate::exit::{Exit, Usage};
 use crate::store::{ObservedStore, StoreArgs, StoreSeries};
 use anyhow::Context as _;
 use clap::ArgAction;
-use clustermesh_apiserver::{Cni, Config, Handle, Leases, ServiceFormat};
+use clustermesh_apiserver::{Cni, Config, Handle, Leases, Scopes, ServiceFormat};
 use kvstore::{EtcdClient, Users};
 use mesh_observe::EtcdStore;
 use mesh_types::LocalCluster;
@@ -91,6 +91,10 @@ pub(crate) struct ExportArgs {
     /// The users of other clusters and their roles.
     #[arg(long, value_name = "FILE", default_value = "/var/lib/cilium/etcd-config/users.yaml")]
     cluster_users_config_path: PathBuf,
+    /// What each remote cluster may see: a YAML file of scopes, read again when it changes. Clusters in a scope see a tree of
+    /// their own, and their users may read nothing else.
+    #[arg(long, value_name = "FILE")]
+    clustermesh_export_scopes: Option<PathBuf>,
 
     /// Of several replicas only the one that holds a Lease writes to Kubernetes; all export. False where there is one.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
@@ -159,10 +163,6 @@ impl ExportArgs {
         let controllers = config.mcs_api && self.mcs_controllers;
         let leader =
             clustermesh_apiserver::elect(&config, controllers, kube.clone(), &spawner, daemon.series());
-        if self.cluster_users_enabled {
-            let (users, file) = (Arc::clone(&store.users), self.cluster_users_config_path.clone());
-            clustermesh_apiserver::keep_users(users, file, local.name.clone(), &spawner);
-        }
         if controllers {
             mcs::start(daemon, &config, kube.clone(), store.dial, leader.clone());
         }
@@ -177,6 +177,11 @@ impl ExportArgs {
             daemon.series(),
         )
         .map_err(Usage::error)?;
+        if self.cluster_users_enabled || exporter.scoping().is_some() {
+            let file = self.cluster_users_enabled.then(|| self.cluster_users_config_path.clone());
+            let (name, scoping) = (local.name.clone(), exporter.scoping());
+            clustermesh_apiserver::keep_users(store.users, file, scoping, name, &spawner);
+        }
         let shown = exporter.clone();
         daemon.page("/export", move || shown.status());
         Ok(exporter)
@@ -184,7 +189,14 @@ impl ExportArgs {
 
     /// The settings, checked.
     pub(crate) fn config(&self, local: &LocalCluster, store: &StoreArgs) -> anyhow::Result<Config> {
+        if let Some(file) = &self.clustermesh_export_scopes {
+            let scopes = Scopes::read(file, &local.name);
+            scopes.map_err(|error| {
+                Usage::error(format!("--clustermesh-export-scopes {}: {error}", file.display()))
+            })?;
+        }
         let config = Config {
+            export_scopes: self.clustermesh_export_scopes.clone(),
             lease_ttl: store.lease_ttl(),
             cni: self.cni,
             crd_wait: self.crd_wait_timeout,

@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use etcd_client::UserAddOptions;
+use etcd_client::{Permission, UserAddOptions};
 
 use super::{Error, EtcdClient, etcd::Asked};
-use crate::{auth::AuthError, embedded::EmbeddedClient};
+use crate::{
+    auth::{Access, AuthError, Grant},
+    embedded::EmbeddedClient,
+    range::KeyRange,
+};
 
 /// Users that are known by their certificate, and their roles.
 #[async_trait]
@@ -19,6 +23,12 @@ pub trait Users: Send + Sync {
 
     /// Deletes a user; no error when there is none.
     async fn delete_user(&self, name: &str) -> Result<(), Error>;
+
+    /// Adds the role if need be and lets it read all keys below `prefix`, beside what it may do already.
+    async fn put_reader(&self, role: &str, prefix: &str) -> Result<(), Error>;
+
+    /// Deletes a role, also from the users that have it; no error when there is none.
+    async fn delete_role(&self, role: &str) -> Result<(), Error>;
 }
 
 #[async_trait]
@@ -45,6 +55,24 @@ impl Users for EmbeddedClient {
     async fn delete_user(&self, name: &str) -> Result<(), Error> {
         match self.store().change_auth(|auth| auth.delete_user(name)) {
             Ok(()) | Err(AuthError::UserNotFound) => Ok(()),
+            Err(error) => Err(Error::Invalid(error.into())),
+        }
+    }
+
+    async fn put_reader(&self, role: &str, prefix: &str) -> Result<(), Error> {
+        let put = self.store().change_auth(|auth| {
+            if auth.role(role).is_err() {
+                auth.add_role(role)?;
+            }
+            let range = KeyRange::prefix(prefix.to_owned());
+            auth.grant_permission(role, Grant { range, access: Access::Read })
+        });
+        put.map_err(|error| Error::Invalid(error.into()))
+    }
+
+    async fn delete_role(&self, role: &str) -> Result<(), Error> {
+        match self.store().change_auth(|auth| auth.delete_role(role)) {
+            Ok(()) | Err(AuthError::RoleNotFound) => Ok(()),
             Err(error) => Err(Error::Invalid(error.into())),
         }
     }
@@ -85,6 +113,27 @@ impl Users for EtcdClient {
         match self.call(Asked::Nothing, auth.user_delete(name)).await {
             Ok(_) => Ok(()),
             Err(Error::Invalid(status)) if status.message().contains("user name not found") => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn put_reader(&self, role: &str, prefix: &str) -> Result<(), Error> {
+        let mut auth = self.auth().await?;
+        match self.call(Asked::Nothing, auth.role_add(role)).await {
+            Ok(_) => {}
+            Err(Error::Invalid(status)) if status.message().contains("role name already exists") => {}
+            Err(error) => return Err(error),
+        }
+        let permission = Permission::read(prefix).with_prefix();
+        self.call(Asked::Nothing, auth.role_grant_permission(role, permission)).await?;
+        Ok(())
+    }
+
+    async fn delete_role(&self, role: &str) -> Result<(), Error> {
+        let mut auth = self.auth().await?;
+        match self.call(Asked::Nothing, auth.role_delete(role)).await {
+            Ok(_) => Ok(()),
+            Err(Error::Invalid(status)) if status.message().contains("role name not found") => Ok(()),
             Err(error) => Err(error),
         }
     }

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use mesh_explain::{
-    Answer, Cluster, ReadKind, RejectedFile, SkippedKey, SkippedObject, Style, Trouble, WithheldObject,
-    explain,
+    Answer, Cluster, ExportScope, ReadKind, RejectedFile, SkippedKey, SkippedObject, Style, Trouble,
+    WithheldObject, explain,
 };
 use mesh_types::Reason;
 use serde_json::{Value, json};
@@ -37,6 +37,8 @@ enum Place {
     Export(&'static str),
     /// West's exporter withholds the address, for this kind of object.
     ExportedAddress(&'static str),
+    /// West's exporter keeps the service from east, whose scope lacks it.
+    Scope,
     /// West's exporter cannot read a kind.
     Unread,
     /// West's exporter withholds the ServiceExport.
@@ -157,6 +159,7 @@ const SEEDS: &[(Reason, Place)] = &[
     (Reason::PrefixCoversNode, Place::Encryption),
     (Reason::KernelUnsupported, Place::Frontend),
     (Reason::NameTooLong, Place::Zone),
+    (Reason::NotInScope, Place::Scope),
 ];
 
 const _: () = assert!(
@@ -302,6 +305,16 @@ fn explained(reason: Reason, place: Place) -> String {
                 said(&mut east.agent).ipcache = json!({"entries": []});
                 Asked::Address
             }
+        }
+        Place::Scope => {
+            let (resource, key) = ("services".to_owned(), "shop/cart".to_owned());
+            let (reason, detail) = (code.to_owned(), DETAIL.to_owned());
+            let withheld = vec![SkippedKey { resource, key, reason, detail }];
+            let (name, clusters) = ("pay".to_owned(), vec!["east".to_owned()]);
+            said(&mut west.exporter).scopes = vec![ExportScope { name, clusters, withheld }];
+            forget_keys(&mut west, &mut east, false, "services");
+            drop_west_backend(&mut east, None);
+            Asked::Service
         }
         Place::Unread => {
             let kinds = &mut said(&mut west.exporter).kinds;

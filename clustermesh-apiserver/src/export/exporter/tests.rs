@@ -84,7 +84,7 @@ impl Bench {
     }
 
     fn apply(&mut self, input: Input) {
-        let Output { completed, changes } = self.exporter.apply(input);
+        let Output { completed, changes, .. } = self.exporter.apply(input);
         for Change { resource, name, value } in changes {
             assert!(self.completed.contains(&resource), "{resource} is not complete");
             match value {
