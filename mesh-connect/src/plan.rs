@@ -2,9 +2,9 @@
 //!
 //! Layout: Cilium's chart, `templates/clustermesh-config` (what the Secrets hold) and `clustermesh-apiserver/users-configmap`.
 
-use crate::certificate::{Shown, vouched};
+use crate::certificate::{Shown, read, vouched};
 use crate::code::Code;
-use crate::{Finding, Member, Observed};
+use crate::{Finding, Member, Observed, TlsSecret};
 use jiff::Timestamp;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -121,6 +121,11 @@ pub(crate) enum Credentials {
 /// By which certificate `reader` reads the store of `peer`.
 pub(crate) fn credentials(reader: &Member, peer: &Member, now: Timestamp) -> Credentials {
     let (Some(mine), Some(theirs)) = (&reader.remote, &peer.server) else { return Credentials::Own };
+    // The usual mesh has one CA: what vouches for a cluster's own certificates vouches for the others' too.
+    let same = |ca: &str, secret: &Option<TlsSecret>| secret.as_ref().is_some_and(|secret| secret.ca == ca);
+    if same(&mine.ca, &peer.remote) && same(&theirs.ca, &reader.server) {
+        return Credentials::Own;
+    }
     let trusts = |ca, certificate, shown| vouched(ca, certificate, shown, now).is_ok();
     let own = trusts(&mine.ca, &theirs.certificate, Shown::Server)
         && trusts(&theirs.ca, &mine.certificate, Shown::Client);
@@ -131,23 +136,28 @@ pub(crate) fn credentials(reader: &Member, peer: &Member, now: Timestamp) -> Cre
 ///
 /// Meant for members without an error among their [`checks`](crate::checks()): what is not known is not written.
 pub fn connect(members: &[Member], now: Timestamp) -> Plan {
-    let writes = members.iter().flat_map(|member| {
-        let peers: Vec<&Member> = members.iter().filter(|peer| peer.name() != member.name()).collect();
-        let mut mirror = BTreeMap::new();
-        let mut agents = BTreeMap::new();
-        for peer in &peers {
+    // Once for each member, as there are many more pairs.
+    let peers: Vec<Peer<'_>> = members.iter().map(Peer::of).collect();
+    let writes = peers.iter().flat_map(|Peer { member, user, .. }| {
+        let near = entry(&Way::within(&member.namespace), &Files::local()).into_bytes();
+        let (mut mirror, mut agents, mut users) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        for peer in peers.iter().filter(|peer| peer.member.name() != member.name()) {
             let far = remote_entry(member, peer, now);
             if member.mirrored {
-                let near = entry(&Way::within(&member.namespace), &Files::local());
-                agents.insert(peer.name().to_owned(), near.into_bytes());
+                agents.insert(peer.member.name().to_owned(), near.clone());
                 mirror.extend(far);
             } else {
                 agents.extend(far);
             }
+            users.insert(format!("remote-{}", peer.member.name()));
+            // As the peer appears here: by its own certificate, or by a copy of this cluster's.
+            users.extend(match credentials(peer.member, member, now) {
+                Credentials::Own => peer.user.clone(),
+                Credentials::OfThePeer => user.clone(),
+            });
         }
-        let users = peers.iter().map(|peer| format!("remote-{}", peer.name()));
-        let shown = peers.iter().filter_map(|peer| user_of(peer, member, now));
-        let users = users.chain(shown).filter(|user| user != "remote").collect();
+        // Every store has it from the start.
+        users.remove("remote");
         [
             secret(member, MIRROR_SECRET, &member.objects.mirror, mirror),
             secret(member, AGENTS_SECRET, &member.objects.agents, agents),
@@ -155,6 +165,22 @@ pub fn connect(members: &[Member], now: Timestamp) -> Plan {
         ]
     });
     ordered(writes.flatten().collect())
+}
+
+/// A member, with what its certificates say.
+struct Peer<'a> {
+    member: &'a Member,
+    way: Way,
+    /// The user of its client certificate.
+    user: Option<String>,
+}
+
+impl<'a> Peer<'a> {
+    fn of(member: &'a Member) -> Self {
+        let leaf = member.remote.as_ref().and_then(|secret| read(&secret.certificate)?.into_iter().next());
+        let user = leaf.map(|leaf| leaf.common_name).filter(|name| !name.is_empty());
+        Self { member, way: Way::to(member), user }
+    }
 }
 
 /// What removes each of `names` from each of `members`, but a member from itself; empty if nothing is left of them.
@@ -231,19 +257,12 @@ fn keys_of(peer: &str) -> [String; 4] {
     [peer.to_owned(), file("-ca.crt"), file(".crt"), file(".key")]
 }
 
-/// The user as which `reader` appears at the store of `peer`.
-fn user_of(reader: &Member, peer: &Member, now: Timestamp) -> Option<String> {
-    let shown = match credentials(reader, peer, now) {
-        Credentials::Own => reader.remote.as_ref(),
-        Credentials::OfThePeer => peer.remote.as_ref(),
-    };
-    let leaf = crate::certificate::read(&shown?.certificate)?.into_iter().next()?;
-    Some(leaf.common_name).filter(|name| !name.is_empty())
-}
-
 /// The keys by which a cluster reads the store of another.
-fn remote_entry(member: &Member, peer: &Member, now: Timestamp) -> BTreeMap<String, Vec<u8>> {
-    let way = Way::to(peer);
+fn remote_entry(
+    member: &Member,
+    Peer { member: peer, way, .. }: &Peer<'_>,
+    now: Timestamp,
+) -> BTreeMap<String, Vec<u8>> {
     if way.is_empty() {
         return BTreeMap::new();
     }
@@ -261,7 +280,7 @@ fn remote_entry(member: &Member, peer: &Member, now: Timestamp) -> BTreeMap<Stri
             files
         }
     };
-    keys.insert(name, entry(&way, &files).into_bytes());
+    keys.insert(name, entry(way, &files).into_bytes());
     keys
 }
 

@@ -1,6 +1,5 @@
 //! Certificates: their dates and names, and who vouches for whom.
 
-use super::pairs;
 use crate::certificate::{Shown, date, read, vouched};
 use crate::code::Code;
 use crate::plan::{Credentials, Way, credentials};
@@ -22,8 +21,9 @@ pub(super) fn check(members: &[Member], now: Timestamp, findings: &mut Vec<Findi
         names(member, findings);
         own_chains(member, now, findings);
     }
-    for (one, other) in pairs(members) {
-        between(one, other, now, findings);
+    let sound: Vec<&Member> = members.iter().filter(|member| is_sound(member, now)).collect();
+    for (number, one) in sound.iter().enumerate() {
+        sound[number + 1..].iter().for_each(|other| findings.extend(between(one, other, now)));
     }
     for peer in members.iter().filter(|peer| Way::to(peer).has_aliases() && uncovered(peer).is_empty()) {
         let readers = members.iter().filter(|reader| reader.name() != peer.name() && !knows_aliases(reader));
@@ -176,17 +176,17 @@ fn is_sound(member: &Member, now: Timestamp) -> bool {
     chains(member).is_some_and(|chains| chains.into_iter().all(vouch))
 }
 
-fn between(one: &Member, other: &Member, now: Timestamp, findings: &mut Vec<Finding>) {
-    if !is_sound(one, now) || !is_sound(other, now) {
-        return;
-    }
+/// Of two clusters whose own certificates fit each other.
+fn between(one: &Member, other: &Member, now: Timestamp) -> Option<Finding> {
     let ways = [credentials(one, other, now), credentials(other, one, now)];
-    if ways.contains(&Credentials::OfThePeer) {
-        findings.push(
-            Finding::warning(Code::CaDiffers, &[one.name(), other.name()])
-                .expected("one CA, or bundles of all of them, in all clusters")
-                .found(format!("the CAs of {} and {} do not vouch for each other's certificates", one.name(), other.name()))
-                .advice("each is given a copy of the other's client certificate, which must be copied again when it is renewed (run connect again); better put both CAs into each ca.crt"),
-        );
-    }
+    ways.contains(&Credentials::OfThePeer).then(|| {
+        Finding::warning(Code::CaDiffers, &[one.name(), other.name()])
+            .expected("one CA, or bundles of all of them, in all clusters")
+            .found(format!(
+                "the CAs of {} and {} do not vouch for each other's certificates",
+                one.name(),
+                other.name()
+            ))
+            .advice("each is given a copy of the other's client certificate, which must be copied again when it is renewed (run connect again); better put both CAs into each ca.crt")
+    })
 }

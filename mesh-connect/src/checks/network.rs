@@ -1,25 +1,68 @@
 //! Address ranges, and how packets travel.
 
-use super::pairs;
 use crate::code::Code;
 use crate::{Datapath, Finding, Member, Severity};
 use ipnet::IpNet;
+
+/// A cluster of a pair.
+type Side<'a> = (&'a Member, &'a Ranges);
 
 /// How many overlaps are named.
 const SHOWN: usize = 3;
 
 pub(super) fn check(members: &[Member], findings: &mut Vec<Finding>) {
-    for (one, other) in pairs(members) {
-        pods(one, other, findings);
-        services(one, other, findings);
-        nodes(one, other, findings);
-        datapath(one, other, findings);
+    // Once for each member, as there are many more pairs.
+    let ranges: Vec<Ranges> = members.iter().map(Ranges::of).collect();
+    for (number, (one, mine)) in members.iter().zip(&ranges).enumerate() {
+        for (other, theirs) in members.iter().zip(&ranges).skip(number + 1) {
+            pods((one, mine), (other, theirs), findings);
+            services((one, mine), (other, theirs), findings);
+            nodes((one, mine), (other, theirs), findings);
+            datapath(one, other, findings);
+        }
     }
 }
 
+/// A member's ranges. Each list is sorted, and no two of a list overlap.
+struct Ranges {
+    pods: Vec<IpNet>,
+    services: Vec<IpNet>,
+    /// Single addresses.
+    nodes: Vec<IpNet>,
+}
+
+impl Ranges {
+    fn of(member: &Member) -> Self {
+        let sorted = |mut nets: Vec<IpNet>| {
+            nets.sort_unstable();
+            nets.dedup();
+            nets
+        };
+        let addresses = member.nodes.iter().flat_map(|node| &node.addresses);
+        Self {
+            pods: sorted(member.pod_cidrs()),
+            services: sorted(IpNet::aggregate(&member.service_cidrs.to_vec())),
+            nodes: sorted(addresses.map(|address| IpNet::from(*address)).collect()),
+        }
+    }
+}
+
+/// Where two lists overlap, both as those of [`Ranges`], in one walk over both.
 fn overlaps(these: &[IpNet], those: &[IpNet]) -> Vec<(IpNet, IpNet)> {
-    let both = these.iter().flat_map(|this| those.iter().map(move |that| (*this, *that)));
-    both.filter(|(this, that)| this.contains(that) || that.contains(this)).collect()
+    let (mut these, mut those) = (these.iter().peekable(), those.iter().peekable());
+    let mut found = Vec::new();
+    while let (Some(this), Some(that)) = (these.peek(), those.peek()) {
+        if this.contains(*that) || that.contains(*this) {
+            found.push((**this, **that));
+        }
+        // What ends first overlaps with nothing that comes later.
+        if this.broadcast() < that.broadcast() {
+            these.next()
+        } else {
+            those.next()
+        };
+    }
+    found
 }
 
 fn shown(one: &str, other: &str, overlaps: &[(IpNet, IpNet)]) -> String {
@@ -32,8 +75,8 @@ fn shown(one: &str, other: &str, overlaps: &[(IpNet, IpNet)]) -> String {
     text
 }
 
-fn pods(one: &Member, other: &Member, findings: &mut Vec<Finding>) {
-    let overlaps = overlaps(&one.pod_cidrs(), &other.pod_cidrs());
+fn pods((one, mine): Side<'_>, (other, theirs): Side<'_>, findings: &mut Vec<Finding>) {
+    let overlaps = overlaps(&mine.pods, &theirs.pods);
     if !overlaps.is_empty() {
         findings.push(
             Finding::error(Code::PodCidrOverlap, &[one.name(), other.name()])
@@ -46,9 +89,11 @@ fn pods(one: &Member, other: &Member, findings: &mut Vec<Finding>) {
 
 /// Services' addresses mean something within their cluster only, so the same ones may be used by two; but where they are
 /// those of another cluster's pods, these cannot be reached.
-fn services(one: &Member, other: &Member, findings: &mut Vec<Finding>) {
-    for (services, pods) in [(one, other), (other, one)] {
-        let overlaps = overlaps(&services.service_cidrs, &pods.pod_cidrs());
+fn services((one, mine): Side<'_>, (other, theirs): Side<'_>, findings: &mut Vec<Finding>) {
+    for ((services, ranges), (pods, others)) in
+        [((one, mine), (other, theirs)), ((other, theirs), (one, mine))]
+    {
+        let overlaps = overlaps(&ranges.services, &others.pods);
         if !overlaps.is_empty() {
             findings.push(
                 Finding::error(Code::ServiceCidrOverlap, &[services.name(), pods.name()])
@@ -61,7 +106,7 @@ fn services(one: &Member, other: &Member, findings: &mut Vec<Finding>) {
             );
         }
     }
-    let overlaps = overlaps(&one.service_cidrs, &other.service_cidrs);
+    let overlaps = overlaps(&mine.services, &theirs.services);
     if !overlaps.is_empty() {
         findings.push(
             Finding::warning(Code::ServiceCidrOverlap, &[one.name(), other.name()])
@@ -72,13 +117,10 @@ fn services(one: &Member, other: &Member, findings: &mut Vec<Finding>) {
     }
 }
 
-fn nodes(one: &Member, other: &Member, findings: &mut Vec<Finding>) {
-    let nets = |member: &Member| -> Vec<IpNet> {
-        member.nodes.iter().flat_map(|node| &node.addresses).map(|address| IpNet::from(*address)).collect()
-    };
-    let mut all = overlaps(&nets(one), &nets(other));
-    all.extend(overlaps(&nets(one), &other.pod_cidrs()));
-    all.extend(overlaps(&one.pod_cidrs(), &nets(other)));
+fn nodes((one, mine): Side<'_>, (other, theirs): Side<'_>, findings: &mut Vec<Finding>) {
+    let mut all = overlaps(&mine.nodes, &theirs.nodes);
+    all.extend(overlaps(&mine.nodes, &theirs.pods));
+    all.extend(overlaps(&mine.pods, &theirs.nodes));
     if !all.is_empty() {
         findings.push(
             Finding::error(Code::NodeAddressOverlap, &[one.name(), other.name()])
@@ -150,4 +192,37 @@ fn families([v4, v6]: [bool; 2]) -> String {
         (false, false) => "neither family",
     }
     .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn nets() -> impl Strategy<Value = Vec<IpNet>> {
+        let v4 = (0_u32..64, 26_u8..=32).prop_map(|(low, length)| {
+            IpNet::new(std::net::Ipv4Addr::from(0x0a00_0000 + low).into(), length).unwrap().trunc()
+        });
+        let v6 = (0_u128..16, 124_u8..=128).prop_map(|(low, length)| {
+            IpNet::new(std::net::Ipv6Addr::from((0xfd00_u128 << 112) + low).into(), length).unwrap().trunc()
+        });
+        proptest::collection::vec(prop_oneof![v4, v6], 0..12).prop_map(|nets| {
+            let mut nets = IpNet::aggregate(&nets);
+            nets.sort_unstable();
+            nets
+        })
+    }
+
+    proptest! {
+        /// One walk finds what comparing each with each does.
+        #[test]
+        fn a_walk_finds_every_overlap(these in nets(), those in nets()) {
+            let each = these.iter().flat_map(|this| those.iter().map(move |that| (*this, *that)));
+            let mut expected: Vec<_> = each.filter(|(this, that)| this.contains(that) || that.contains(this)).collect();
+            let mut found = overlaps(&these, &those);
+            expected.sort_unstable();
+            found.sort_unstable();
+            prop_assert_eq!(found, expected);
+        }
+    }
 }

@@ -243,3 +243,27 @@ fn who_only_looks_is_told_what_is_missing() {
     written(&mut members, &plan);
     assert_eq!(not_connected(&connect(&members, now())), []);
 }
+
+/// A large mesh takes no longer than its pairs need: each certificate is read once, none verified twice.
+#[test]
+fn a_mesh_of_100_clusters_is_checked_and_planned() {
+    let ca = Ca::new("mesh");
+    let like = member("like", 1, &ca);
+    let members: Vec<_> = (1..=100_u8)
+        .map(|id| {
+            let mut member = crate::Member { context: format!("c{id}"), ..like.clone() };
+            crate::samples::set(&mut member, "cluster-name", &format!("c{id}"));
+            crate::samples::set(&mut member, "cluster-id", &id.to_string());
+            crate::samples::set(&mut member, "cluster-pool-ipv4-cidr", &format!("10.{id}.0.0/16"));
+            member.remote.as_mut().unwrap().certificate = ca.client("remote", &YEAR).certificate;
+            member.nodes = Vec::new();
+            member.service_cidrs = Vec::new();
+            member
+        })
+        .collect();
+    assert_eq!(checks(&members, &[], now()), []);
+    let plan = connect(&members, now());
+    assert_eq!(plan.writes.len(), 3 * 100);
+    let keys: usize = plan.writes.iter().map(|write| write.keys.len()).sum();
+    assert_eq!(keys, 100 * (99 + 99 + 1));
+}
