@@ -154,7 +154,8 @@ fn ownable(mut set: FieldSet, scope: Scope) -> FieldSet {
 /// Brings the `managedFields` of `new` up to date after a write that is not an apply.
 ///
 /// `live` is what was stored; `empty`, what stands in for it when the object is new. What the caller sent as
-/// `managedFields` is the base: an empty list of them makes the object start without history.
+/// `managedFields` is the base: a list of one empty entry makes the object start without history, and no list at all, or
+/// an empty one, leaves them as they are, since that is what clients send that do not know of them.
 pub(crate) fn track(
     live: &Value,
     new: &mut Value,
@@ -162,7 +163,8 @@ pub(crate) fn track(
     scope: Scope,
     writer: &Writer<'_>,
 ) {
-    let mut entries = entries(new);
+    let sent = !object::items(new, "/metadata/managedFields").is_empty();
+    let mut entries = entries(if sent { new } else { live });
     let changes = compare(live, new, schema);
     if changes.is_empty() {
         set_entries(new, entries);

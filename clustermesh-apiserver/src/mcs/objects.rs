@@ -139,9 +139,12 @@ pub(super) fn derived_service(
         "ports": ports,
         "sessionAffinity": merged.session_affinity,
         "sessionAffinityConfig": affinity_config(merged),
-        "internalTrafficPolicy": merged.internal_traffic_policy,
         "trafficDistribution": or_null(&merged.traffic_distribution),
     });
+    if !merged.internal_traffic_policy.is_empty() {
+        // Where nobody asks for one, the API server's default stays as it is.
+        spec["internalTrafficPolicy"] = merged.internal_traffic_policy.clone().into();
+    }
     if merged.headless {
         spec["clusterIP"] = "None".into();
     }

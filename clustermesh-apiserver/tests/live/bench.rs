@@ -1,4 +1,4 @@
-//! A real API server, an embedded store, and exporters between them.
+//! An API server, an embedded store, and what runs between them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,13 +17,14 @@ use prometheus_client::registry::Registry;
 use serde::Deserialize as _;
 use serde_json::Value;
 
+use crate::lite::Lite;
 use crate::server::ApiServer;
 
 /// What does not come within this does not come.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Kinds that the tests make: group, version, plural.
-const KINDS: [(&str, &str, &str, &str); 12] = [
+const KINDS: [(&str, &str, &str, &str); 13] = [
     ("CustomResourceDefinition", "apiextensions.k8s.io", "v1", "customresourcedefinitions"),
     ("Namespace", "", "v1", "namespaces"),
     ("Node", "", "v1", "nodes"),
@@ -36,10 +37,17 @@ const KINDS: [(&str, &str, &str, &str); 12] = [
     ("CiliumEndpoint", "cilium.io", "v2", "ciliumendpoints"),
     ("CiliumEndpointSlice", "cilium.io", "v2alpha1", "ciliumendpointslices"),
     ("ServiceExport", "multicluster.x-k8s.io", "v1beta1", "serviceexports"),
+    ("ServiceImport", "multicluster.x-k8s.io", "v1beta1", "serviceimports"),
 ];
 
+/// Either of the API servers.
+enum Server {
+    Real(Box<ApiServer>),
+    Lite(Lite),
+}
+
 pub(crate) struct Bench {
-    pub(crate) server: ApiServer,
+    server: Server,
     pub(crate) kube: kube::Client,
     pub(crate) store: EmbeddedClient,
 }
@@ -62,10 +70,45 @@ pub(crate) fn config() -> Config {
 }
 
 impl Bench {
-    pub(crate) async fn start() -> Result<Self> {
-        let server = ApiServer::start().await?;
-        let kube = server.config().client().await?;
+    pub(crate) async fn on_kubernetes() -> Result<Self> {
+        Self::on(Server::Real(Box::new(ApiServer::start().await?))).await
+    }
+
+    pub(crate) async fn on_kube_lite() -> Result<Self> {
+        Self::on(Server::Lite(Lite::start().await?)).await
+    }
+
+    async fn on(server: Server) -> Result<Self> {
+        let config = match &server {
+            Server::Real(server) => server.config(),
+            Server::Lite(server) => server.config(),
+        };
+        let kube = config.client().await?;
         Ok(Self { server, kube, store: new_store() })
+    }
+
+    /// Kills the API server; what it stores stays.
+    pub(crate) async fn kill(&mut self) -> Result<()> {
+        match &mut self.server {
+            Server::Real(server) => server.kill().await,
+            Server::Lite(server) => {
+                server.kill().await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Starts it again, on the same port and data, and waits until the client here has noticed.
+    pub(crate) async fn restart(&mut self) -> Result<()> {
+        match &mut self.server {
+            Server::Real(server) => server.restart().await?,
+            Server::Lite(server) => server.restart().await?,
+        }
+        let ready = async || {
+            let request = http::Request::get("/readyz").body(Vec::new())?;
+            Ok(self.kube.request_text(request).await? == "ok")
+        };
+        self.until_kube("the API server", ready).await
     }
 
     /// Starts an exporter into `store`.
@@ -124,6 +167,63 @@ impl Bench {
     /// All objects of a kind.
     pub(crate) async fn objects(&self, kind: &str, namespace: &str) -> Result<Vec<DynamicObject>> {
         Ok(self.api(kind, namespace).list(&Default::default()).await?.items)
+    }
+
+    /// The same as JSON.
+    pub(crate) async fn values(&self, kind: &str, namespace: &str) -> Result<Vec<Value>> {
+        let objects = self.objects(kind, namespace).await?;
+        Ok(objects.into_iter().map(serde_json::to_value).collect::<Result<_, _>>()?)
+    }
+
+    /// An object, if it is there.
+    pub(crate) async fn object(&self, kind: &str, namespace: &str, name: &str) -> Result<Option<Value>> {
+        let object = self.api(kind, namespace).get_opt(name).await?;
+        Ok(object.map(serde_json::to_value).transpose()?)
+    }
+
+    /// Asks until `condition` holds; an API server that is away is asked again.
+    pub(crate) async fn until_kube(
+        &self,
+        what: &str,
+        condition: impl AsyncFn() -> Result<bool>,
+    ) -> Result<()> {
+        let reached = async {
+            while !condition().await.unwrap_or(false) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, reached).await.with_context(|| format!("{what} does not come"))
+    }
+
+    /// Waits until an object is as `wanted` says.
+    pub(crate) async fn until_object(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        let reached = async {
+            loop {
+                match self.object(kind, namespace, name).await {
+                    Ok(Some(object)) if wanted(&object) => return object,
+                    Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            }
+        };
+        match tokio::time::timeout(PATIENCE, reached).await {
+            Ok(object) => Ok(object),
+            Err(_late) => {
+                let found = self.object(kind, namespace, name).await?;
+                anyhow::bail!("{kind} {name} does not become what is wanted; it is {found:#?}")
+            }
+        }
+    }
+
+    /// Waits until an object is not there.
+    pub(crate) async fn until_gone(&self, kind: &str, namespace: &str, name: &str) -> Result<()> {
+        let gone = async || Ok(self.object(kind, namespace, name).await?.is_none());
+        self.until_kube(&format!("the end of {kind} {name}"), gone).await
     }
 
     /// Installs definitions and waits until their kinds are served.

@@ -6,9 +6,9 @@ use anyhow::Result;
 use clustermesh_apiserver::{Cni, Config, ServiceFormat};
 use serde_json::{Value, json};
 
-use super::{IDENTITIES, IP, NODES, SERVICES, SLICES, SYNCED};
-use super::{cilium_endpoint, cilium_identity, cilium_node, namespace, shop, slice, value};
 use crate::bench::{Bench, config, deleted_since, eventually, keys, names, new_store, until, until_names};
+use crate::export::{IDENTITIES, IP, NODES, SERVICES, SLICES, SYNCED};
+use crate::export::{cilium_endpoint, cilium_identity, cilium_node, namespace, shop, slice, value};
 use kvstore::Client as _;
 
 fn annotated(name: &str, annotations: &Value) -> Value {
@@ -18,9 +18,9 @@ fn annotated(name: &str, annotations: &Value) -> Value {
     })
 }
 
-#[tokio::test]
-async fn annotations_count_by_both_of_their_names_and_the_newer_one_wins() -> Result<()> {
-    let bench = Bench::start().await?;
+pub(crate) async fn annotations_count_by_both_of_their_names_and_the_newer_one_wins(
+    bench: Bench,
+) -> Result<()> {
     let store = &bench.store;
     shop(&bench).await?;
     let (global, shared) = ("service.cilium.io/global", "service.cilium.io/shared");
@@ -71,9 +71,9 @@ fn endpoint_slice(name: &str, endpoints: &[(&str, &str)]) -> Value {
     json!({"kind": "CiliumEndpointSlice", "metadata": {"name": name}, "namespace": "shop", "endpoints": endpoints})
 }
 
-#[tokio::test]
-async fn endpoints_come_from_ciliums_slices_and_outlive_a_move_between_two() -> Result<()> {
-    let bench = Bench::start().await?;
+pub(crate) async fn endpoints_come_from_ciliums_slices_and_outlive_a_move_between_two(
+    bench: Bench,
+) -> Result<()> {
     let store = &bench.store;
     shop(&bench).await?;
     bench.apply(endpoint_slice("ces-1", &[("a", "10.72.1.30"), ("b", "10.72.1.31")])).await?;
@@ -98,9 +98,7 @@ async fn endpoints_come_from_ciliums_slices_and_outlive_a_move_between_two() -> 
     exporter.stop().await
 }
 
-#[tokio::test]
-async fn ciliums_definitions_may_appear_later() -> Result<()> {
-    let bench = Bench::start().await?;
+pub(crate) async fn ciliums_definitions_may_appear_later(bench: Bench) -> Result<()> {
     let (patient, either) = (new_store(), new_store());
     bench.apply(namespace("shop", true)).await?;
     let waits = bench.export(Config { cni: Cni::Cilium, ..config() }, &patient)?;
@@ -133,10 +131,8 @@ async fn ciliums_definitions_may_appear_later() -> Result<()> {
     changes.stop().await
 }
 
-#[tokio::test]
-async fn a_namespace_that_flips_under_load_ends_as_it_is() -> Result<()> {
+pub(crate) async fn a_namespace_that_flips_under_load_ends_as_it_is(bench: Bench) -> Result<()> {
     const ROUNDS: usize = 40;
-    let bench = Bench::start().await?;
     let store = &bench.store;
     shop(&bench).await?;
     bench.apply(namespace("calm", true)).await?;
@@ -186,9 +182,7 @@ async fn a_namespace_that_flips_under_load_ends_as_it_is() -> Result<()> {
     exporter.stop().await
 }
 
-#[tokio::test]
-async fn services_go_out_in_the_formats_that_are_asked_for() -> Result<()> {
-    let bench = Bench::start().await?;
+pub(crate) async fn services_go_out_in_the_formats_that_are_asked_for(bench: Bench) -> Result<()> {
     shop(&bench).await?;
     for (format, mode, has_services) in [
         (ServiceFormat::PreferEndpointSlice, "services-and-endpointslices", true),

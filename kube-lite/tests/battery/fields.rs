@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::client::{APPLY, Api, MERGE, config_map};
+use crate::client::{APPLY, Api, MERGE, config_map, version};
 
 fn config(data: &Value) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": data})
@@ -130,6 +130,19 @@ pub(crate) async fn an_update_takes_over_what_it_changes(api: &Api) {
     assert_eq!(managers(&bare), []);
     let before = api.apply(&path, "three", false, &config(&json!({"x": "9"}))).await.failed(409, "Conflict");
     assert!(before.contains("\"before-first-apply\" using v1"), "{before}");
+}
+
+pub(crate) async fn who_does_not_know_of_managed_fields_leaves_them(api: &Api) {
+    let path = api.core("configmaps/a");
+    let made = api.apply(&path, "one", false, &config(&json!({"x": "1"}))).await.ok();
+    let mut object = made.clone();
+    object["metadata"]["managedFields"] = Value::Null;
+    let same = api.put(&path, &object).await.ok();
+    assert_eq!(version(&same), version(&made), "nothing has changed");
+    assert_eq!(managers(&same), managers(&made));
+    let mut object = made.clone();
+    object["metadata"]["managedFields"] = json!([{}]);
+    assert_eq!(managers(&api.put(&path, &object).await.ok()), []);
 }
 
 pub(crate) async fn lists_merge_by_their_keys(api: &Api) {

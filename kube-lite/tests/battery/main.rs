@@ -70,6 +70,7 @@ battery! {
     fields::an_applier_does_not_take_what_others_own_unless_forced,
     fields::managed_fields_are_those_of_the_original,
     fields::an_update_takes_over_what_it_changes,
+    fields::who_does_not_know_of_managed_fields_leaves_them,
     fields::lists_merge_by_their_keys,
     fields::applying_needs_a_manager_and_a_kind,
     watching::a_watch_tells_what_happens_after_a_version,

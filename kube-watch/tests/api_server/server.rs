@@ -32,15 +32,7 @@ impl ApiServer {
         std::fs::write(dir.path().join("sa.pub"), key.public_key_pem())?;
         std::fs::write(dir.path().join("tokens.csv"), format!("{TOKEN},admin,admin,system:masters\n"))?;
         let [port, etcd_port, peer_port] = free_ports()?;
-        std::fs::write(
-            dir.path().join("kubeconfig"),
-            format!(
-                "apiVersion: v1\nkind: Config\ncurrent-context: x\n\
-                 clusters: [{{name: x, cluster: {{server: 'https://127.0.0.1:{port}', insecure-skip-tls-verify: true}}}}]\n\
-                 users: [{{name: x, user: {{token: {TOKEN}}}}}]\n\
-                 contexts: [{{name: x, context: {{cluster: x, user: x}}}}]\n"
-            ),
-        )?;
+        std::fs::write(dir.path().join("kubeconfig"), kubeconfig(port, TOKEN))?;
         let client = format!("http://127.0.0.1:{etcd_port}");
         let peer = format!("http://127.0.0.1:{peer_port}");
         let etcd = Command::new(tool("etcd")?)
@@ -90,6 +82,16 @@ impl ApiServer {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
+}
+
+/// Of who comes with `token` to an API server on this port of loopback.
+pub(crate) fn kubeconfig(port: u16, token: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: x\n\
+         clusters: [{{name: x, cluster: {{server: 'https://127.0.0.1:{port}', insecure-skip-tls-verify: true}}}}]\n\
+         users: [{{name: x, user: {{token: {token}}}}}]\n\
+         contexts: [{{name: x, context: {{cluster: x, user: x}}}}]\n"
+    )
 }
 
 fn launch(dir: &Path, port: u16, etcd_port: u16) -> Result<Child> {

@@ -1,0 +1,290 @@
+//! What the controllers make of the exports of all clusters: imports, derived Services, and their EndpointSlices.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clustermesh_apiserver::mcs::{self, RemoteEvent};
+use mesh_types::{ClusterService, ExportPort, L4Addr, ServiceExport, derived_name};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::bench::Bench;
+use crate::export::{namespace, service, slice};
+
+/// What does not come within this does not come.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The controllers of one replica.
+struct Controllers {
+    remote: mpsc::Sender<RemoteEvent>,
+    status: watch::Receiver<mcs::Status>,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), kube_watch::ConsumerGone>>,
+}
+
+impl Controllers {
+    fn start(bench: &Bench) -> Self {
+        let (remote, events) = mcs::channel();
+        let (report, status) = mcs::status_channel();
+        let stop = CancellationToken::new();
+        let config =
+            mcs::Config { cluster: "west".parse().expect("a name"), namespaces_global_by_default: true };
+        #[expect(clippy::disallowed_methods, reason = "the test awaits it in `stop`")]
+        let task = tokio::spawn(mcs::run(config, bench.kube.clone(), events, report, stop.clone()));
+        Self { remote, status, stop, task }
+    }
+
+    async fn tell(&self, events: impl IntoIterator<Item = RemoteEvent>) -> Result<()> {
+        for event in events {
+            self.remote.send(event).await.context("the controllers are gone")?;
+        }
+        Ok(())
+    }
+
+    async fn until(&mut self, what: &str, wanted: impl FnMut(&mcs::Status) -> bool) -> Result<()> {
+        let reached = tokio::time::timeout(PATIENCE, self.status.wait_for(wanted)).await;
+        let reached = reached.map(|found| found.is_ok());
+        anyhow::ensure!(reached == Ok(true), "{what} does not come: {:#?}", *self.status.borrow());
+        Ok(())
+    }
+
+    async fn stop(self) -> Result<()> {
+        self.stop.cancel();
+        Ok(self.task.await??)
+    }
+}
+
+fn east() -> mesh_types::ClusterName {
+    "east".parse().expect("a name")
+}
+
+/// That `east` exports `cart`, since before anybody here did.
+fn exported(port: i32) -> RemoteEvent {
+    let http = ExportPort { name: "http".into(), protocol: "TCP".into(), port, ..Default::default() };
+    let export = ServiceExport {
+        cluster: "east".into(),
+        namespace: "shop".into(),
+        name: "cart".into(),
+        export_creation_timestamp: "2021-01-05T08:30:00Z".into(),
+        service_type: "ClusterSetIP".into(),
+        session_affinity: "None".into(),
+        ip_families: vec!["IPv4".into()],
+        ports: vec![http],
+        ..Default::default()
+    };
+    RemoteEvent::Exported { cluster: east(), export: Box::new(export) }
+}
+
+/// That `east` has these backends of it.
+fn offered(backends: &[&str]) -> RemoteEvent {
+    let ports = || BTreeMap::from([("http".to_owned(), L4Addr { protocol: "TCP".into(), port: 8080 })]);
+    let service = ClusterService {
+        cluster: "east".into(),
+        namespace: "shop".into(),
+        name: derived_name("shop", "cart"),
+        backends: backends.iter().map(|address| ((*address).to_owned(), ports())).collect(),
+        ..Default::default()
+    };
+    RemoteEvent::Offered { cluster: east(), service: Box::new(service) }
+}
+
+fn export() -> Value {
+    json!({"kind": "ServiceExport", "metadata": {"name": "cart", "namespace": "shop"}})
+}
+
+async fn definitions(bench: &Bench) -> Result<()> {
+    bench.install("clustermesh-apiserver/crds/serviceexports.yaml").await?;
+    bench.install("clustermesh-apiserver/crds/serviceimports.yaml").await
+}
+
+async fn shop(bench: &Bench) -> Result<()> {
+    definitions(bench).await?;
+    let objects = [namespace("shop", true), service(true), slice("cart-1", &["10.72.1.10"]), export()];
+    bench.apply_all(objects).await
+}
+
+/// Status of a condition, and its reason.
+fn condition(object: &Value, kind: &str) -> (String, String) {
+    let conditions = object["status"]["conditions"].as_array();
+    let found = conditions.into_iter().flatten().find(|condition| condition["type"] == kind);
+    let text = |field: &str| found.and_then(|found| found[field].as_str()).unwrap_or_default().to_owned();
+    (text("status"), text("reason"))
+}
+
+fn clusters(import: &Value) -> Vec<&str> {
+    let clusters = import["status"]["clusters"].as_array();
+    clusters.into_iter().flatten().filter_map(|cluster| cluster["cluster"].as_str()).collect()
+}
+
+/// Addresses of the slices of the derived Service, by the cluster that they are of.
+async fn derived_backends(bench: &Bench) -> Result<BTreeSet<(String, String)>> {
+    let mut found = BTreeSet::new();
+    for slice in bench.values("EndpointSlice", "shop").await? {
+        let labels = &slice["metadata"]["labels"];
+        if labels["multicluster.kubernetes.io/service-name"] != "cart" {
+            continue;
+        }
+        let cluster = labels["multicluster.kubernetes.io/source-cluster"].as_str().unwrap_or_default();
+        for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
+            let address = endpoint["addresses"][0].as_str().unwrap_or_default();
+            found.insert((cluster.to_owned(), address.to_owned()));
+        }
+    }
+    Ok(found)
+}
+
+async fn until_backends(bench: &Bench, wanted: &[(&str, &str)]) -> Result<()> {
+    let wanted: BTreeSet<_> =
+        wanted.iter().map(|(cluster, ip)| ((*cluster).to_owned(), (*ip).to_owned())).collect();
+    bench.until_kube(&format!("{wanted:?}"), async || Ok(derived_backends(bench).await? == wanted)).await
+}
+
+/// All that the controllers write, with the versions that it has.
+async fn versions(bench: &Bench) -> Result<BTreeMap<String, String>> {
+    let mut versions = BTreeMap::new();
+    for kind in ["ServiceImport", "ServiceExport", "Service", "EndpointSlice"] {
+        for object in bench.values(kind, "shop").await? {
+            let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+            versions.insert(format!("{kind} {}", text("name")), text("resourceVersion"));
+        }
+    }
+    Ok(versions)
+}
+
+pub(crate) async fn exports_of_all_clusters_become_one_import_with_an_address_and_slices(
+    bench: Bench,
+) -> Result<()> {
+    // Who starts before the definitions are there waits for them.
+    let mut controllers = Controllers::start(&bench);
+    shop(&bench).await?;
+    controllers.tell([exported(80), offered(&["10.2.0.1", "10.2.0.2"]), RemoteEvent::Read(east())]).await?;
+    let ready =
+        |import: &Value| condition(import, "Ready").0 == "True" && clusters(import) == ["east", "west"];
+    let import = bench.until_object("ServiceImport", "shop", "cart", ready).await?;
+    let derived = bench.object("Service", "shop", &derived_name("shop", "cart")).await?.context("derived")?;
+    assert_eq!(import["spec"]["ips"], json!([derived["spec"]["clusterIP"]]));
+    assert_eq!(import["spec"]["type"], "ClusterSetIP");
+    assert_eq!(import["spec"]["ports"], json!([{"name": "http", "port": 80, "protocol": "TCP"}]));
+    assert_eq!(derived["metadata"]["ownerReferences"][0]["uid"], import["metadata"]["uid"]);
+    until_backends(&bench, &[("west", "10.72.1.10"), ("east", "10.2.0.1"), ("east", "10.2.0.2")]).await?;
+    let export = bench.until_object("ServiceExport", "shop", "cart", |export| {
+        condition(export, "Ready").0 == "True" && condition(export, "Valid").0 == "True"
+    });
+    assert_eq!(condition(&export.await?, "Conflict").0, "False");
+
+    // Backends come and go on either side.
+    bench.apply(slice("cart-1", &["10.72.1.11"])).await?;
+    controllers.tell([offered(&["10.2.0.2"])]).await?;
+    until_backends(&bench, &[("west", "10.72.1.11"), ("east", "10.2.0.2")]).await?;
+
+    // What somebody breaks is mended.
+    let derived_name = derived_name("shop", "cart");
+    bench.delete("Service", "shop", &derived_name).await?;
+    let other = |service: &Value| service["metadata"]["uid"] != derived["metadata"]["uid"];
+    let again = bench.until_object("Service", "shop", &derived_name, other).await?;
+    bench
+        .until_object("ServiceImport", "shop", "cart", |import| {
+            import["spec"]["ips"] == json!([again["spec"]["clusterIP"]])
+        })
+        .await?;
+
+    // The export here goes, then the one there: first the import shrinks, then all goes.
+    bench.delete("ServiceExport", "shop", "cart").await?;
+    bench.until_object("ServiceImport", "shop", "cart", |import| clusters(import) == ["east"]).await?;
+    until_backends(&bench, &[("east", "10.2.0.2")]).await?;
+    let withdrawn = RemoteEvent::Withdrawn { cluster: east(), namespace: "shop".into(), name: "cart".into() };
+    controllers.tell([withdrawn]).await?;
+    bench.until_gone("ServiceImport", "shop", "cart").await?;
+    bench.until_gone("Service", "shop", &derived_name).await?;
+    until_backends(&bench, &[]).await?;
+    controllers.until("no failure", |status| status.failing.is_empty()).await?;
+    controllers.stop().await
+}
+
+pub(crate) async fn disagreements_show_on_the_export_and_go_with_their_cause(bench: Bench) -> Result<()> {
+    shop(&bench).await?;
+    let controllers = Controllers::start(&bench);
+    // The older export wins, and that one is of port 81.
+    controllers.tell([exported(81), RemoteEvent::Read(east())]).await?;
+    let conflict = |wanted: &'static str| move |export: &Value| condition(export, "Conflict").0 == wanted;
+    bench.until_object("ServiceExport", "shop", "cart", conflict("True")).await?;
+    controllers.tell([exported(80)]).await?;
+    bench.until_object("ServiceExport", "shop", "cart", conflict("False")).await?;
+
+    // An export without a Service is no export.
+    bench.delete("Service", "shop", "cart").await?;
+    let invalid = |export: &Value| condition(export, "Valid").0 == "False";
+    let export = bench.until_object("ServiceExport", "shop", "cart", invalid).await?;
+    assert_eq!(condition(&export, "Valid").1, "NoService");
+    bench.until_object("ServiceImport", "shop", "cart", |import| clusters(import) == ["east"]).await?;
+    bench.apply(service(true)).await?;
+    bench.until_object("ServiceImport", "shop", "cart", |import| clusters(import).len() == 2).await?;
+    controllers.stop().await
+}
+
+pub(crate) async fn who_takes_over_writes_nothing_anew_and_removes_what_is_withdrawn(
+    mut bench: Bench,
+) -> Result<()> {
+    shop(&bench).await?;
+    let known = || [exported(80), offered(&["10.2.0.1"]), RemoteEvent::Read(east())];
+    let backends = [("west", "10.72.1.10"), ("east", "10.2.0.1")];
+    let ready = |import: &Value| condition(import, "Ready").0 == "True" && clusters(import).len() == 2;
+    let controllers = Controllers::start(&bench);
+    controllers.tell(known()).await?;
+    bench.until_object("ServiceImport", "shop", "cart", ready).await?;
+    let valid = |export: &Value| condition(export, "Ready").0 == "True";
+    bench.until_object("ServiceExport", "shop", "cart", valid).await?;
+    until_backends(&bench, &backends).await?;
+    controllers.stop().await?;
+    let before = versions(&bench).await?;
+
+    // The next one: it has read everything once a change of its own has come through.
+    let controllers = Controllers::start(&bench);
+    controllers.tell(known()).await?;
+    bench.apply(slice("cart-2", &["10.72.1.12"])).await?;
+    until_backends(&bench, &[backends[0], backends[1], ("west", "10.72.1.12")]).await?;
+    let mut after = versions(&bench).await?;
+    after.retain(|name, _| before.contains_key(name));
+    assert_eq!(after, before);
+
+    // The API server goes away and comes back in between.
+    bench.kill().await?;
+    controllers.tell([offered(&["10.2.0.9"])]).await?;
+    bench.restart().await?;
+    until_backends(&bench, &[backends[0], ("east", "10.2.0.9"), ("west", "10.72.1.12")]).await?;
+    controllers.stop().await?;
+
+    // While nobody looks, the other cluster withdraws its export and leaves.
+    let controllers = Controllers::start(&bench);
+    controllers.tell([RemoteEvent::ClusterGone(east())]).await?;
+    bench.until_object("ServiceImport", "shop", "cart", |import| clusters(import) == ["west"]).await?;
+    until_backends(&bench, &[backends[0], ("west", "10.72.1.12")]).await?;
+    controllers.stop().await
+}
+
+pub(crate) async fn a_namespace_that_does_not_take_part_or_is_going_gets_nothing(bench: Bench) -> Result<()> {
+    definitions(&bench).await?;
+    let mut controllers = Controllers::start(&bench);
+    controllers.tell([exported(80), RemoteEvent::Read(east())]).await?;
+    let withheld = |code: &'static str| {
+        move |status: &mcs::Status| {
+            let rows = status.withheld.get("shop/cart");
+            rows.is_some_and(|rows| rows.iter().any(|row| row.reason.code() == code))
+        }
+    };
+    controllers.until("no namespace", withheld("namespace-absent")).await?;
+    bench.apply(namespace("shop", false)).await?;
+    controllers.until("no part in the mesh", withheld("namespace-not-global")).await?;
+    assert!(bench.values("ServiceImport", "shop").await?.is_empty());
+    bench.apply(namespace("shop", true)).await?;
+    let ready = |import: &Value| condition(import, "Ready").0 == "True";
+    bench.until_object("ServiceImport", "shop", "cart", ready).await?;
+
+    bench.apply(namespace("shop", false)).await?;
+    let left = |import: &Value| condition(import, "Ready") == ("False".into(), "NamespaceNotGlobal".into());
+    bench.until_object("ServiceImport", "shop", "cart", left).await?;
+    controllers.stop().await
+}
