@@ -11,17 +11,12 @@
 //! Source: Kubernetes `coordination.k8s.io/v1`; the times are those of Cilium's operator.
 
 use std::convert::Infallible;
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::PostParams;
 use kube::{Api, Client};
-use mesh_runtime::{Backoff, Chain, Restart, Spawner, jitter};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::gauge::ConstGauge;
+use mesh_runtime::{Backoff, Chain, MasterStatus, Restart, Spawner, jitter};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -59,7 +54,8 @@ pub fn elect(
         return alone;
     };
     let (leads, leading) = watch::channel(false);
-    metrics.register_collector(Box::new(Standing(leading.clone())));
+    let shown = leading.clone();
+    MasterStatus::register(metrics, "clustermesh-apiserver", move || *shown.borrow());
     tasks.spawn("leader", Restart::WithBackoff(RESTART), move |stop| {
         let candidate = Candidate::new(leases.clone(), kube.clone(), leads.clone());
         async move {
@@ -242,19 +238,6 @@ fn lease(spec: k8s_openapi::api::coordination::v1::LeaseSpec, version: Option<St
     lease.metadata.name = Some(NAME.to_owned());
     lease.metadata.resource_version = version;
     lease
-}
-
-#[derive(Debug)]
-struct Standing(watch::Receiver<bool>);
-
-impl Collector for Standing {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let help = "1 if this replica leads";
-        let mut series =
-            encoder.encode_descriptor("leader_election_master_status", help, None, MetricType::Gauge)?;
-        let leads = u64::from(*self.0.borrow());
-        ConstGauge::new(leads).encode(series.encode_family(&[("name", "clustermesh-apiserver")])?)
-    }
 }
 
 #[cfg(test)]

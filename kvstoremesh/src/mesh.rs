@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use kvstore::Client;
 use kvstore::sync::{SyncWriter, WriterConfig, WriterError};
-use mesh_runtime::{Backoff, Readiness, ReadyGuard, Restart, Spawner, Supervisor, Task};
+use mesh_runtime::{Backoff, MasterStatus, Readiness, ReadyGuard, Restart, Spawner, Supervisor, Task};
 use mesh_types::{ClusterName, key};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
@@ -21,7 +21,6 @@ use crate::board::Board;
 use crate::config::{self, Change, Directory, PeerFile};
 use crate::ids::Ids;
 use crate::leader::{self, Standing};
-use crate::metrics::Leads;
 use crate::record::Record;
 use crate::remote::{Dial, Remote};
 use crate::removal::remove;
@@ -90,7 +89,8 @@ impl Mesh {
     /// Registers the series of the mirror under the registry's prefix (`cilium_kvstoremesh`).
     pub fn register(&self, registry: &mut Registry) {
         self.board().register(registry);
-        registry.register_collector(Box::new(Leads(self.shared.standing.subscribe())));
+        let standing = self.shared.standing.subscribe();
+        MasterStatus::register(registry, "kvstoremesh", move || *standing.borrow() == Standing::Leads);
     }
 
     /// Starts the tasks; returns at once. Of several mirrors of one store only one works at a time. Essential are `config`,

@@ -12,10 +12,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use tokio::sync::watch;
 
 use crate::board::{Board, State};
-use crate::leader::Standing;
 use crate::record::Record;
 use crate::resource::{KINDS, scope};
 
@@ -23,20 +21,6 @@ impl Board {
     /// Registers the series of all remote clusters.
     pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register_collector(Box::new(Series(self.clone())));
-    }
-}
-
-/// Whether this is the mirror of its store that works.
-#[derive(Debug)]
-pub(crate) struct Leads(pub(crate) watch::Receiver<Standing>);
-
-impl Collector for Leads {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let help = "1 if this replica leads";
-        let mut series =
-            encoder.encode_descriptor("leader_election_master_status", help, None, MetricType::Gauge)?;
-        let leads = u64::from(*self.0.borrow() == Standing::Leads);
-        ConstGauge::new(leads).encode(series.encode_family(&[("name", "kvstoremesh")])?)
     }
 }
 

@@ -25,7 +25,7 @@ mod telemetry;
 pub use backoff::{Backoff, Retry, jitter};
 pub use chain::Chain;
 pub use health::{BindError, Health, bind};
-pub use metrics::{BuildInfo, encode, registry, shared_registry};
+pub use metrics::{BuildInfo, MasterStatus, encode, registry, shared_registry};
 pub use readiness::{Readiness, ReadyGuard};
 pub use signal::terminate_signal;
 pub use supervisor::{BoxError, Restart, Spawner, Supervisor, Task, TaskFailed, TaskState, TaskStatus};

@@ -3,6 +3,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use std::fmt;
@@ -14,6 +15,35 @@ pub struct BuildInfo {
     pub version: &'static str,
     /// Commit it was built from, or `unknown`.
     pub revision: &'static str,
+}
+
+/// `leader_election_master_status`: 1 while this replica leads, by the name of what is led. Name and label are those of
+/// Kubernetes' client library.
+pub struct MasterStatus<F> {
+    name: &'static str,
+    leads: F,
+}
+
+impl<F: Fn() -> bool + Send + Sync + 'static> MasterStatus<F> {
+    /// Registers it in `registry`; `leads` is asked when the series is scraped.
+    pub fn register(registry: &mut Registry, name: &'static str, leads: F) {
+        registry.register_collector(Box::new(Self { name, leads }));
+    }
+}
+
+impl<F> fmt::Debug for MasterStatus<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MasterStatus").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<F: Fn() -> bool + Send + Sync + 'static> Collector for MasterStatus<F> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "1 if this replica leads";
+        let mut series =
+            encoder.encode_descriptor("leader_election_master_status", help, None, MetricType::Gauge)?;
+        ConstGauge::new(u64::from((self.leads)())).encode(series.encode_family(&[("name", self.name)])?)
+    }
 }
 
 /// A registry whose series are called `<prefix>_…` and that holds `<prefix>_build_info` and, per task,
