@@ -81,6 +81,10 @@ fuzz: ## look for inputs that break what reads a peer's bytes; each target for S
 reasons: ## write docs/reasons.md anew
 	ISTHMUS_WRITE_PAGES=1 $(CARGO) test -p mesh-types --test reasons_page
 
+.PHONY: picture
+picture: tools ## the terminal screens of docs/screens, and the picture of README, anew
+	$(WITH_TOOLS) ISTHMUS_WRITE_PAGES=1 $(CARGO) test -p isthmus --test mesh terminal
+
 .PHONY: fmt
 fmt: ## format all code
 	$(CARGO) fmt --all

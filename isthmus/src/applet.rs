@@ -26,9 +26,27 @@ pub(crate) fn rewrite(mut args: Vec<OsString>) -> Vec<OsString> {
     args
 }
 
+/// What the program is called in help, if kubectl has called it: its plugins are programs whose names begin with `kubectl-`.
+pub(crate) fn plugin_name(args: &[OsString]) -> Option<String> {
+    let called = Path::new(args.first()?).file_name()?.to_str()?;
+    let name = called.strip_prefix("kubectl-")?;
+    // A dash in a plugin's command is an underscore in its file.
+    Some(format!("kubectl {}", name.replace('_', "-")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plugin_has_the_name_that_its_user_types() {
+        for (called, expected) in
+            [("/bin/kubectl-isthmus", Some("kubectl isthmus")), ("isthmus", None), ("", None)]
+        {
+            assert_eq!(plugin_name(&[called.into()]).as_deref(), expected, "{called}");
+        }
+        assert_eq!(plugin_name(&[]), None);
+    }
 
     #[test]
     fn calls_by_ciliums_names_become_our_subcommands() {

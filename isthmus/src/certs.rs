@@ -12,6 +12,7 @@ mod names;
 pub(crate) mod show;
 #[cfg(test)]
 mod tests;
+pub(crate) mod verify;
 
 pub(crate) use authority::{Authority, Leaf, new_ca};
 pub(crate) use names::{CommonName, ServerName};

@@ -3,7 +3,7 @@
 use crate::cmd::{Command, mesh};
 use crate::exit::Exit;
 use crate::{applet, out};
-use clap::Parser;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -31,7 +31,12 @@ pub(crate) fn main(args: Vec<OsString>) -> ExitCode {
             return Exit::of(&error).into();
         }
     };
-    let cli = match Cli::try_parse_from(args) {
+    let mut command = Cli::command();
+    if let Some(name) = applet::plugin_name(&args) {
+        command = command.bin_name(name);
+    }
+    let cli = command.try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match cli {
         Ok(cli) => cli,
         Err(answer) => return say(&answer),
     };
@@ -55,7 +60,6 @@ fn say(answer: &clap::Error) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_tree_is_consistent() {

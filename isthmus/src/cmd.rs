@@ -19,8 +19,10 @@ mod dns;
 mod etcdinit;
 mod explain;
 mod forget;
+mod gather;
 mod kube_lite;
 mod kvstoremesh;
+mod man;
 pub(crate) mod mesh;
 mod status;
 mod store;
@@ -60,10 +62,14 @@ pub(crate) enum Command {
     Explain(explain::Args),
     /// Remove what is mirrored of a cluster at once, and show that nothing is left.
     Forget(forget::Args),
+    /// Put together what a report about a fault needs: what everybody says and what the clusters hold, without secrets.
+    Gather(gather::Args),
     /// Serve a small Kubernetes API, for clusters without Kubernetes.
     KubeLite(Box<kube_lite::Args>),
     /// Mirror remote clusters into the store of this one; or, with a subcommand, ask the mirror that runs.
     Kvstoremesh(Box<kvstoremesh::Args>),
+    /// Write the manual: a page for this program and one for each of its commands.
+    Man(man::Args),
     /// Run all daemons of a cluster in one process: store, export, controllers, mirror, and DNS if it is asked for.
     Mesh(Box<mesh::Args>),
     /// Say how a whole mesh stands: its clusters, what each has of the others, and what needs a look.
@@ -92,8 +98,10 @@ impl Command {
             Self::Etcdinit(args) => args.run(),
             Self::Explain(args) => args.run(),
             Self::Forget(args) => args.run(),
+            Self::Gather(args) => args.run(),
             Self::KubeLite(args) => args.run(),
             Self::Kvstoremesh(args) => args.run(),
+            Self::Man(args) => args.run(),
             Self::Mesh(args) => args.run(),
             Self::Status(args) => args.run(),
             Self::Store(args) => args.run(),

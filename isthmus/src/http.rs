@@ -14,18 +14,29 @@ const MAX_BYTES: u64 = 64 * 1024 * 1024;
 ///
 /// HTTP/1.0, so that the answer ends where the connection does and has no chunks.
 pub(crate) fn get(address: SocketAddr, path: &str) -> anyhow::Result<Vec<u8>> {
-    ask(address, &format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n"))
+    body(ask(address, &asking_for(address, path))?)
+}
+
+/// The same; `None` if the listener has no such page.
+pub(crate) fn get_if(address: SocketAddr, path: &str) -> anyhow::Result<Option<Vec<u8>>> {
+    let answer = ask(address, &asking_for(address, path))?;
+    let (head, _) = split(&answer)?;
+    if status(&head) == Some("404") { Ok(None) } else { body(answer).map(Some) }
+}
+
+fn asking_for(address: SocketAddr, path: &str) -> String {
+    format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")
 }
 
 /// The body of the answer to `POST path` with this JSON.
 pub(crate) fn post(address: SocketAddr, path: &str, json: &str) -> anyhow::Result<Vec<u8>> {
     let length = json.len();
-    ask(
+    body(ask(
         address,
         &format!(
             "POST {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{json}"
         ),
-    )
+    )?)
 }
 
 fn ask(address: SocketAddr, request: &str) -> anyhow::Result<Vec<u8>> {
@@ -35,19 +46,27 @@ fn ask(address: SocketAddr, request: &str) -> anyhow::Result<Vec<u8>> {
     stream.write_all(request.as_bytes()).context("ask")?;
     let mut answer = Vec::new();
     stream.take(MAX_BYTES).read_to_end(&mut answer).context("read the answer")?;
-    body(answer)
+    Ok(answer)
+}
+
+/// The head, and where the body begins.
+fn split(answer: &[u8]) -> anyhow::Result<(String, usize)> {
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").context("the answer is no HTTP")?;
+    Ok((String::from_utf8_lossy(&answer[..end]).into_owned(), end + 4))
+}
+
+fn status(head: &str) -> Option<&str> {
+    head.lines().next()?.split(' ').nth(1)
 }
 
 fn body(mut answer: Vec<u8>) -> anyhow::Result<Vec<u8>> {
-    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").context("the answer is no HTTP")?;
-    let body = answer.split_off(end + 4);
-    let head = String::from_utf8_lossy(&answer);
-    let status = head.lines().next().unwrap_or_default();
-    match status.split(' ').nth(1) {
+    let (head, begins) = split(&answer)?;
+    let body = answer.split_off(begins);
+    match status(&head) {
         Some("200") => Ok(body),
         // A page that is not there has no words of its own.
         Some("404") if !body.is_empty() => bail!("{}", String::from_utf8_lossy(&body)),
-        _ => bail!("expected 200, found {status:?}"),
+        _ => bail!("expected 200, found {:?}", head.lines().next().unwrap_or_default()),
     }
 }
 

@@ -1,10 +1,13 @@
 //! Standard output and standard error of commands.
 
 use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressDrawTarget};
 use mesh_explain::Style;
 use serde::Serialize;
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::time::Duration;
 
 /// How a command prints what it found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -80,6 +83,64 @@ pub(crate) fn ask(question: impl Display) -> Option<bool> {
     Some(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
+/// What a command is busy with: a spinner and a line on standard error, if that is a terminal; else nothing.
+#[derive(Debug)]
+pub(crate) struct Progress(ProgressBar);
+
+impl Progress {
+    /// Shows it.
+    pub(crate) fn start(what: &'static str) -> Self {
+        let bar = ProgressBar::new_spinner().with_message(what);
+        // Hidden where standard error is no terminal.
+        bar.set_draw_target(ProgressDrawTarget::stderr());
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self(bar)
+    }
+
+    /// Says something else.
+    pub(crate) fn say(&self, what: &str) {
+        self.0.set_message(what.to_owned());
+    }
+
+    /// Takes it away.
+    pub(crate) fn end(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// How this program is called, so that a command that is printed can be copied: by its name if it was found by that, else by
+/// its path, as seen from the current directory if it is below it.
+pub(crate) fn program() -> String {
+    let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    if called.components().count() < 2 {
+        return "isthmus".to_owned();
+    }
+    let program = std::env::current_exe().unwrap_or(called);
+    let here = std::env::current_dir().unwrap_or_default();
+    let near = program.strip_prefix(&here).ok().filter(|near| near.components().count() > 1);
+    quoted(&near.map_or_else(|| program.clone(), PathBuf::from).display().to_string())
+}
+
+/// A word for a shell.
+pub(crate) fn quoted(word: &str) -> String {
+    let plain = |char: char| char.is_ascii_alphanumeric() || "-_./:=@%+,".contains(char);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// A line for people who watch: within the width of a terminal, with `indent` before what follows a break; as it is for
+/// programs.
+pub(crate) fn within(line: &str, indent: &str) -> String {
+    if io::stdout().is_terminal() {
+        mesh_explain::wrap(line, indent, style().width).trim_end().to_owned()
+    } else {
+        line.to_owned()
+    }
+}
+
 /// Prints a text and a line end. A reader that has closed its end (`| head`) has had enough: no error.
 pub(crate) fn print(text: impl Display) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
@@ -102,6 +163,15 @@ fn ignore_closed(written: io::Result<()>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_that_a_shell_would_split_are_quoted() {
+        for (word, expected) in
+            [("/a/b-c.d", "/a/b-c.d"), ("a b", "'a b'"), ("it's", r"'it'\''s'"), ("", "''"), ("$x", "'$x'")]
+        {
+            assert_eq!(quoted(word), expected);
+        }
+    }
 
     #[test]
     fn a_closed_pipe_is_no_error_but_a_full_disk_is() {

@@ -12,6 +12,8 @@
 //!   agent: /run/isthmus/agent.sock
 //!   dns: 127.0.0.1:1053
 //!   dnsHealth: 127.0.0.1:9882     # health listener of the DNS server, or of `isthmus mesh`
+//!   remotes: west/remotes         # directory with the mirror's files of the other clusters, if it can be read here
+//!   logs: [west/mesh.log]         # files with logs, for `isthmus gather`
 //! ```
 //!
 //! Every place of a cluster may be left out; what is not named is not asked.
@@ -23,6 +25,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+
+pub(crate) mod kubeconfig;
 
 /// `--mesh`.
 #[derive(Clone, Debug, clap::Args)]
@@ -39,9 +43,7 @@ impl MeshArgs {
     /// # Errors
     /// [`Usage`] with the file, the line and the field that is wrong.
     pub(crate) fn read(&self) -> anyhow::Result<Places> {
-        let wrong = |error: String| Usage::error(format!("--mesh {}: {error}", self.mesh.display()));
-        let text = std::fs::read_to_string(&self.mesh).map_err(|error| wrong(error.to_string()))?;
-        Places::parse(&text, self.mesh.parent().unwrap_or(Path::new(""))).map_err(wrong)
+        Places::read(&self.mesh)
     }
 }
 
@@ -86,6 +88,12 @@ pub(crate) struct ClusterPlaces {
     /// Health listener of its DNS server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) dns_health: Option<SocketAddr>,
+    /// Directory with the mirror's files of the other clusters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) remotes: Option<PathBuf>,
+    /// Files with logs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) logs: Vec<PathBuf>,
 }
 
 fn default_zone() -> String {
@@ -93,6 +101,16 @@ fn default_zone() -> String {
 }
 
 impl Places {
+    /// Reads the file behind `--mesh`.
+    ///
+    /// # Errors
+    /// [`Usage`] with the file, the line and the field that is wrong.
+    pub(crate) fn read(file: &Path) -> anyhow::Result<Self> {
+        let wrong = |error: String| Usage::error(format!("--mesh {}: {error}", file.display()));
+        let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+        Self::parse(&text, file.parent().unwrap_or(Path::new(""))).map_err(wrong)
+    }
+
     /// Reads the file's text; its paths are relative to `directory`.
     fn parse(text: &str, directory: &Path) -> Result<Self, String> {
         let mut places: Self = serde_yaml_ng::from_str(text).map_err(|error| error.to_string())?;
@@ -102,9 +120,9 @@ impl Places {
             if !names.insert(cluster.name.clone()) {
                 return Err(format!("clusters: {} is there twice", cluster.name));
             }
-            for path in
-                [&mut cluster.kubeconfig, &mut cluster.store, &mut cluster.agent].into_iter().flatten()
-            {
+            let ClusterPlaces { kubeconfig, store, agent, remotes, logs, .. } = cluster;
+            let files = [kubeconfig, store, agent, remotes].into_iter().flatten().chain(logs);
+            for path in files {
                 *path = directory.join(&*path);
             }
         }

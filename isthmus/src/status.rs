@@ -1,14 +1,18 @@
-//! How a whole mesh stands: from what its places said to a report. Pure.
+//! How a whole mesh stands: from what its places said to a report. Pure, but for [`ask`], which asks them.
 //!
 //! A thing that needs a look is a [`Finding`], with the command that looks closer. Where nobody answered, nothing is known:
 //! that is a finding too, and never counts as healthy.
 
+use crate::out::{program, quoted};
+use crate::places::ClusterPlaces;
 use agent_sync::api::schema;
 use kvstoremesh::{RemoteStatus, StatusPage};
 use mesh_explain::{Answer, ControllerPage, DnsPage, ExporterPage};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
+pub(crate) mod ask;
 mod text;
 
 /// A certificate that ends sooner is worth a look.
@@ -102,20 +106,65 @@ pub(crate) struct Finding {
     pub(crate) reason: Option<String>,
     /// In words.
     pub(crate) text: String,
-    /// The command that looks closer.
+    /// The command that looks closer; it works as it is printed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) next: Option<String>,
 }
 
 /// Makes the report of what the places said, by cluster in the order of the file.
-pub(crate) fn report(pages: &[(String, Pages)]) -> Report {
+pub(crate) fn report(pages: &[(&ClusterPlaces, Pages)]) -> Report {
     let mut findings = Vec::new();
-    let names: Vec<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
-    let clusters = pages.iter().map(|(name, pages)| cluster(name, pages, &names, &mut findings)).collect();
+    let names: Vec<&str> = pages.iter().map(|(places, _)| places.name.as_str()).collect();
+    let clusters =
+        pages.iter().map(|(places, pages)| cluster(places, pages, &names, &mut findings)).collect();
     Report { healthy: findings.is_empty(), clusters, findings }
 }
 
-fn cluster(name: &str, pages: &Pages, names: &[&str], findings: &mut Vec<Finding>) -> ClusterReport {
+/// The commands that look closer into a cluster, as far as its places are known.
+struct Closer<'a>(&'a ClusterPlaces);
+
+impl Closer<'_> {
+    fn isthmus(words: &str, place: &dyn Display) -> String {
+        format!("{} {words} {}", program(), quoted(&place.to_string()))
+    }
+
+    fn kubernetes(&self) -> Option<String> {
+        let file = quoted(&self.0.kubeconfig.as_ref()?.display().to_string());
+        let context = self.0.context.as_ref().map(|name| format!(" --context {}", quoted(name)));
+        Some(format!("kubectl --kubeconfig {file}{} get --raw /readyz?verbose", context.unwrap_or_default()))
+    }
+
+    fn agent(&self) -> Option<String> {
+        Some(Self::isthmus("agent status --socket", &self.0.agent.as_ref()?.display()))
+    }
+
+    fn mirror(&self) -> Option<String> {
+        Some(Self::isthmus("kvstoremesh status --address", &self.0.mirror?))
+    }
+
+    /// Into the connection to another cluster; without its files, into what the mirror says of it.
+    fn remote(&self, name: &str) -> Option<String> {
+        let Some(remotes) = &self.0.remotes else { return self.mirror() };
+        let words = format!("kvstoremesh troubleshoot {} --clustermesh-config", quoted(name));
+        let command = Self::isthmus(&words, &remotes.display());
+        Some(format!("{command} --cluster-name {}", quoted(&self.0.name)))
+    }
+
+    fn certificate(&self) -> Option<String> {
+        // A page of a health listener that runs has the certificates too; here it is the reader's own.
+        let file = kvstore::EtcdConfigFile::read(self.0.store.as_ref()?).ok()?;
+        let certificate = file.config.tls?.cert_file?;
+        Some(Self::isthmus("certs show", &certificate.display()))
+    }
+}
+
+fn cluster(
+    known: &ClusterPlaces,
+    pages: &Pages,
+    names: &[&str],
+    findings: &mut Vec<Finding>,
+) -> ClusterReport {
+    let (name, closer) = (known.name.as_str(), Closer(known));
     let mut places = BTreeMap::new();
     let mut place = |place: &'static str, report: PlaceReport, next: Option<String>| {
         if report.state == "silent" || report.state == "degraded" {
@@ -124,16 +173,15 @@ fn cluster(name: &str, pages: &Pages, names: &[&str], findings: &mut Vec<Finding
         }
         places.insert(place, report);
     };
-    place("kubernetes", of(&pages.kubernetes, |version| Ok(version.clone())), None);
+    place("kubernetes", of(&pages.kubernetes, |version| Ok(version.clone())), closer.kubernetes());
     place("exporter", of(&pages.exporter, exporter), None);
     place("controllers", of(&pages.controllers, controllers), None);
     let remotes = |page: &StatusPage| Ok(format!("{} clusters configured", page.remotes.len()));
-    place("mirror", of(&pages.mirror, remotes), None);
-    let next = Some("isthmus agent status --socket …".to_owned());
-    place("agent", of(&pages.agent, agent), next);
+    place("mirror", of(&pages.mirror, remotes), closer.mirror());
+    place("agent", of(&pages.agent, agent), closer.agent());
     place("dns", of(&pages.dns, dns), None);
-    certificate(name, &pages.certificate_days, findings);
-    let peers = pages.mirror.said().map(|page| peers(name, page, names, findings)).unwrap_or_default();
+    certificate(&closer, &pages.certificate_days, findings);
+    let peers = pages.mirror.said().map(|page| peers(&closer, page, names, findings)).unwrap_or_default();
     ClusterReport {
         name: name.to_owned(),
         places,
@@ -201,24 +249,31 @@ fn dns(page: &DnsPage) -> Result<String, String> {
     }
 }
 
-fn certificate(cluster: &str, days: &Answer<i64>, findings: &mut Vec<Finding>) {
-    let mut find = |text: String, next: Option<String>| {
-        findings.push(Finding { at: cluster.to_owned(), reason: None, text, next });
+fn certificate(closer: &Closer<'_>, days: &Answer<i64>, findings: &mut Vec<Finding>) {
+    let mut find = |text: String| {
+        let (at, next) = (closer.0.name.clone(), closer.certificate());
+        findings.push(Finding { at, reason: None, text, next });
     };
     match days {
         Answer::Said(days) if *days < 0 => {
-            find(format!("the certificate for its store ended {} days ago", -days), None);
+            find(format!("the certificate for its store ended {} days ago", -days));
         }
         Answer::Said(days) if *days < SOON_DAYS => {
-            find(format!("the certificate for its store ends in {days} days"), None);
+            find(format!("the certificate for its store ends in {days} days"));
         }
-        Answer::Silent(why) => find(format!("the certificate for its store: {why}"), None),
+        Answer::Silent(why) => find(format!("the certificate for its store: {why}")),
         Answer::Said(_) | Answer::NotAsked => {}
     }
 }
 
 /// The other clusters of the file, and whoever else is configured.
-fn peers(cluster: &str, page: &StatusPage, names: &[&str], findings: &mut Vec<Finding>) -> Vec<PeerReport> {
+fn peers(
+    closer: &Closer<'_>,
+    page: &StatusPage,
+    names: &[&str],
+    findings: &mut Vec<Finding>,
+) -> Vec<PeerReport> {
+    let cluster = closer.0.name.as_str();
     let configured = page.remotes.iter().map(|remote| remote.name.as_str());
     let others = names.iter().copied().filter(|name| *name != cluster);
     let mut all: Vec<&str> = others.collect();
@@ -228,10 +283,10 @@ fn peers(cluster: &str, page: &StatusPage, names: &[&str], findings: &mut Vec<Fi
             let at = format!("{cluster} <- {name}");
             let Some(remote) = page.remotes.iter().find(|remote| remote.name == name) else {
                 let text = "not configured: the mirror has no file for it".to_owned();
-                findings.push(Finding { at, reason: None, text, next: None });
+                findings.push(Finding { at, reason: None, text, next: closer.mirror() });
                 return PeerReport { name: name.to_owned(), ..PeerReport::default() };
             };
-            troubles(&at, remote, findings);
+            troubles(&at, closer, remote, findings);
             peer(remote)
         })
         .collect()
@@ -254,11 +309,11 @@ fn peer(remote: &RemoteStatus) -> PeerReport {
     }
 }
 
-fn troubles(at: &str, remote: &RemoteStatus, findings: &mut Vec<Finding>) {
+fn troubles(at: &str, closer: &Closer<'_>, remote: &RemoteStatus, findings: &mut Vec<Finding>) {
     let mut find = |reason: Option<&str>, text: String, next: Option<String>| {
         findings.push(Finding { at: at.to_owned(), reason: reason.map(str::to_owned), text, next });
     };
-    let troubleshoot = || Some(format!("isthmus kvstoremesh troubleshoot {}", remote.name));
+    let troubleshoot = || closer.remote(&remote.name);
     if let Some(trouble) = &remote.trouble {
         find(Some(&trouble.reason), trouble.detail.clone(), troubleshoot());
     } else if !remote.connected {
@@ -266,20 +321,20 @@ fn troubles(at: &str, remote: &RemoteStatus, findings: &mut Vec<Finding>) {
     } else if !remote.ready {
         let waiting = remote.resources.iter().filter(|(_, resource)| resource.waiting_for.is_some());
         let words: Vec<_> = waiting.map(|(word, _)| word.as_str()).collect();
-        find(None, format!("not in step yet: {}", words.join(", ")), None);
+        find(None, format!("not in step yet: {}", words.join(", ")), closer.mirror());
     }
     if let Some(error) = &remote.write_error {
-        find(None, format!("the own store refuses: {error}"), None);
+        find(None, format!("the own store refuses: {error}"), closer.mirror());
     }
     for (word, resource) in &remote.resources {
         if let Some(held) = &resource.withheld {
             let text = format!("{} withdrawals of {word} are held back", held.keys);
-            find(Some(&held.reason), text, None);
+            find(Some(&held.reason), text, closer.mirror());
         }
     }
     if !remote.skipped.is_empty() {
         let reason = &remote.skipped[0].reason;
-        find(Some(reason), format!("{} entries are not mirrored", remote.skipped.len()), None);
+        find(Some(reason), format!("{} entries are not mirrored", remote.skipped.len()), closer.mirror());
     }
 }
 

@@ -180,6 +180,104 @@ fn a_ca_that_cannot_issue_is_told_with_what_to_do() {
 }
 
 #[test]
+fn verify_has_code_0_or_3_and_renew_replaces_what_is_near_its_end() {
+    let mesh = mesh();
+    let verify = |line: &str| {
+        let output = certs(mesh.path(), &format!("verify {line}"));
+        (output.status.code(), String::from_utf8(output.stdout).expect("UTF-8"))
+    };
+    for line in
+        ["ca-server --name east.example --name 10.1.2.3", "ca-client", "ca-client/tls.crt --ca ca/ca.crt"]
+    {
+        let (code, text) = verify(line);
+        assert_eq!(code, Some(0), "{line}: {text}");
+        assert!(!text.contains("FAIL") && text.contains("ok   chain"), "{line}: {text}");
+    }
+    for (line, expected) in [
+        ("ca-server --ca other/ca.crt", "FAIL chain"),
+        ("ca-server --name west.example", "FAIL names"),
+        ("ca-client --for server", "FAIL usage"),
+        ("ca-client --key other-client/tls.key", "FAIL key"),
+        ("ca-client --within 2000d", "FAIL dates"),
+    ] {
+        let (code, text) = verify(line);
+        assert_eq!(code, Some(3), "{line}: {text}");
+        assert!(text.contains(expected), "{line}: {text}");
+    }
+    assert_eq!(verify("nowhere").0, Some(1));
+    let (code, text) = verify("ca-client -o json");
+    assert_eq!(code, Some(0));
+    let checks: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(checks[0]["check"], "dates");
+
+    let read = |file: &str| std::fs::read(mesh.path().join("ca-client").join(file)).expect("a file");
+    let before = (read("tls.crt"), read("tls.key"));
+    issue(mesh.path(), "renew ca-client --ca ca --if-within 30d");
+    assert_eq!((read("tls.crt"), read("tls.key")), before, "it is not due");
+    issue(mesh.path(), "renew ca-client --ca ca --valid-for 90d");
+    assert!(read("tls.crt") != before.0 && read("tls.key") != before.1);
+    let at = |name: &str| mesh.path().join(name);
+    handshake(&at("ca-server"), &at("ca-client"), "east.example").expect("it is as good as before");
+    let output = certs(mesh.path(), "renew nowhere --ca ca");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+/// The serial number of the certificate that a store shows now.
+fn served(client: &Path, address: std::net::SocketAddr) -> Option<Vec<u8>> {
+    let config =
+        ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().ok()?;
+    let config =
+        config.with_root_certificates(roots(client)).with_client_auth_cert(chain(client), key(client));
+    let name = ServerName::try_from("localhost").expect("a server name");
+    let mut connection = ClientConnection::new(Arc::new(config.ok()?), name).ok()?;
+    let mut socket = std::net::TcpStream::connect(address).ok()?;
+    while connection.is_handshaking() {
+        connection.complete_io(&mut socket).ok()?;
+    }
+    Some(connection.peer_certificates()?.first()?.to_vec())
+}
+
+#[test]
+fn a_store_that_runs_takes_up_a_renewed_certificate_and_keeps_its_process() {
+    let mesh = mesh();
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let mut store = Command::new(env!("CARGO_BIN_EXE_isthmus"));
+    let directory = mesh.path().join("ca-server");
+    let file = |name: &str| directory.join(name).display().to_string();
+    let store = store
+        .args(["store", "serve", "--cluster-name=west", "--health-listen=127.0.0.1:0"])
+        .arg(format!("--listen-client-urls=https://{address}"))
+        .arg(format!("--cert-file={}", file("tls.crt")))
+        .arg(format!("--key-file={}", file("tls.key")))
+        .arg(format!("--trusted-ca-file={}", file("ca.crt")))
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null());
+    let mut store = store.spawn().expect("the built binary starts");
+    let client = mesh.path().join("ca-client");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let mut until = |wanted: &[u8]| {
+        loop {
+            if served(&client, address).is_some_and(|found| found == wanted) {
+                return;
+            }
+            let ended = store.try_wait().expect("a child");
+            assert!(ended.is_none(), "the store has ended: {ended:?}");
+            assert!(std::time::Instant::now() < deadline, "the certificate is not served");
+        }
+    };
+    until(&chain(&directory)[0]);
+    let former = chain(&directory)[0].clone();
+    issue(mesh.path(), "renew ca-server --ca ca");
+    let renewed = chain(&directory)[0].clone();
+    assert_ne!(former, renewed);
+    until(&renewed);
+    drop(store.kill());
+    drop(store.wait());
+}
+
+#[test]
 fn show_prints_what_is_inside_and_never_a_key() {
     let mesh = mesh();
     let output = certs(mesh.path(), "show ca-client/tls.crt");

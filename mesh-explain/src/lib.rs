@@ -27,7 +27,7 @@ pub use evidence::{
 };
 pub use explanation::{Because, Explanation, Place, Step, Verdict};
 pub use question::{Question, QuestionError, Subject};
-pub use text::{Style, push_wrapped};
+pub use text::{Style, push_wrapped, wrap};
 
 /// Walks the path of the data and says at each step what is there, and why something is not.
 pub fn explain(question: &Question, mesh: &Mesh) -> Explanation {

@@ -92,6 +92,16 @@ fn columns(text: &str) -> usize {
     plain + coloured.map(|part| part.chars().skip_while(|char| *char != 'm').skip(1).count()).sum::<usize>()
 }
 
+/// A text of one line or several, broken before `width` columns, with `indent` before what follows a break. Breaks at
+/// spaces only; ends in a line end.
+pub fn wrap(text: &str, indent: &str, width: usize) -> String {
+    let mut wrapped = String::new();
+    for line in text.lines() {
+        push_wrapped(&mut wrapped, line, indent, width);
+    }
+    wrapped
+}
+
 /// Breaks at spaces only; a word that is longer than the line stays whole, so that it can be copied.
 pub fn push_wrapped(text: &mut String, content: &str, indent: &str, width: usize) {
     let mut column = 0;

@@ -14,6 +14,11 @@ use std::time::{Duration, SystemTime};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
+mod again;
+
+/// A CA that ends sooner issues nothing: what it issues would have to be replaced before anybody noticed.
+const NEAR_END_SECONDS: i64 = 7 * 24 * 3600;
+
 /// What a leaf certificate is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Leaf {
@@ -48,11 +53,13 @@ pub(crate) fn new_ca(name: &CommonName, now: SystemTime, valid_for: Duration) ->
 /// A CA that may issue.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    /// The certificates between what it issues and a root, PEM; nothing if it is one itself.
+    chain: String,
     ends: i64,
 }
 
 impl Authority {
-    /// Takes a CA from its two PEM texts.
+    /// Takes a CA from its two PEM texts. It may be an intermediate, with the certificates above it after its own.
     ///
     /// # Errors
     /// When a text does not parse, the certificate is not a CA's, is not valid now, or the key is another's. Never
@@ -74,8 +81,10 @@ impl Authority {
             "the CA key does not belong to the CA certificate; take both from the same `isthmus certs ca` run"
         );
         let ends = parsed.validity().not_after.timestamp();
+        let chain =
+            if parsed.subject() == parsed.issuer() { String::new() } else { below_root(certificate)? };
         let issuer = Issuer::from_ca_cert_der(&der, key).context("the CA certificate cannot issue")?;
-        Ok(Self { issuer, ends })
+        Ok(Self { issuer, chain, ends })
     }
 
     /// Issues a certificate with a key of its own.
@@ -83,24 +92,11 @@ impl Authority {
     /// # Errors
     /// When the certificate would outlive the CA.
     pub(crate) fn issue(&self, leaf: &Leaf, now: SystemTime, valid_for: Duration) -> anyhow::Result<Issued> {
-        let wanted = date::unix_seconds(ending(now, valid_for)?);
-        if wanted > self.ends {
-            bail!(
-                "a certificate until {} would outlive its CA, which ends on {}: {}renew the CA first by \
-                 `isthmus certs ca --force` and issue all its certificates again",
-                date::text(wanted),
-                date::text(self.ends),
-                shorter(self.ends - date::unix_seconds(now))
-            );
-        }
-        let key = new_key()?;
         let name = match leaf {
             Leaf::Server { name, .. } => name,
             Leaf::Client { user } => user,
         };
         let mut params = params(name, now, valid_for)?;
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         match leaf {
             Leaf::Server { reached_by, .. } => {
@@ -110,9 +106,70 @@ impl Authority {
             }
             Leaf::Client { .. } => params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth],
         }
-        let certificate = params.signed_by(&key, &self.issuer).context("sign the certificate")?;
-        Ok(Issued { certificate: certificate.pem(), key: SecretPem(key.serialize_pem()) })
+        self.sign(params, now, valid_for)
     }
+
+    /// Issues the same certificate again, with a key of its own and a life that begins now.
+    ///
+    /// # Errors
+    /// When it would outlive the CA, is a CA itself, or says what cannot be said again.
+    pub(crate) fn renew(&self, former: &str, now: SystemTime, valid_for: Duration) -> anyhow::Result<Issued> {
+        let der = CertificateDer::from_pem_slice(former.as_bytes())
+            .context("the certificate is not PEM text with a CERTIFICATE block")?;
+        let (_, former) = X509Certificate::from_der(&der).context("the certificate is damaged")?;
+        ensure!(!former.is_ca(), "`{}` is a CA: make a new one by `isthmus certs ca`", former.subject());
+        let mut params = again::params(&former)?;
+        set_life(&mut params, now, valid_for)?;
+        self.sign(params, now, valid_for)
+    }
+
+    fn sign(
+        &self,
+        mut params: CertificateParams,
+        now: SystemTime,
+        valid_for: Duration,
+    ) -> anyhow::Result<Issued> {
+        let left = self.ends - date::unix_seconds(now);
+        ensure!(
+            left >= NEAR_END_SECONDS,
+            "the CA ends on {}, too soon to issue anything from it: renew the CA first by `isthmus certs ca --force` \
+             and issue all its certificates again",
+            date::text(self.ends)
+        );
+        let wanted = date::unix_seconds(ending(now, valid_for)?);
+        if wanted > self.ends {
+            bail!(
+                "a certificate until {} would outlive its CA, which ends on {}: {}renew the CA first by \
+                 `isthmus certs ca --force` and issue all its certificates again",
+                date::text(wanted),
+                date::text(self.ends),
+                shorter(left)
+            );
+        }
+        let key = new_key()?;
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(&key, &self.issuer).context("sign the certificate")?;
+        let certificate = format!("{}{}", certificate.pem(), self.chain);
+        Ok(Issued { certificate, key: SecretPem(key.serialize_pem()) })
+    }
+}
+
+/// The certificates of a bundle that are not their own issuers, in their order.
+fn below_root(bundle: &str) -> anyhow::Result<String> {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    const END: &str = "-----END CERTIFICATE-----";
+    let mut below = String::new();
+    for block in bundle.split(BEGIN).skip(1) {
+        let end = block.find(END).context("the CA certificate is cut off")?;
+        let pem = format!("{BEGIN}{}{END}\n", &block[..end]);
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).context("the CA certificate is damaged")?;
+        let (_, parsed) = X509Certificate::from_der(&der).context("the CA certificate is damaged")?;
+        if parsed.subject() != parsed.issuer() {
+            below.push_str(&pem);
+        }
+    }
+    Ok(below)
 }
 
 /// Advice to ask for less, if there is some left beyond the minute in which the advice is followed.
@@ -160,11 +217,17 @@ fn new_key() -> anyhow::Result<KeyPair> {
 
 fn params(name: &CommonName, now: SystemTime, valid_for: Duration) -> anyhow::Result<CertificateParams> {
     let mut params = CertificateParams::default();
-    params.not_before = now.checked_sub(CLOCK_SKEW).unwrap_or(SystemTime::UNIX_EPOCH).into();
-    params.not_after = ending(now, valid_for)?.into();
+    set_life(&mut params, now, valid_for)?;
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name.as_str());
     Ok(params)
+}
+
+/// What is issued now begins a little earlier, and ends in time.
+fn set_life(params: &mut CertificateParams, now: SystemTime, valid_for: Duration) -> anyhow::Result<()> {
+    params.not_before = now.checked_sub(CLOCK_SKEW).unwrap_or(SystemTime::UNIX_EPOCH).into();
+    params.not_after = ending(now, valid_for)?.into();
+    Ok(())
 }
 
 /// Years of certificates have four digits (RFC 5280 §4.1.2.5).

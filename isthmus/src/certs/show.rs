@@ -1,6 +1,7 @@
 //! What a certificate says, for people and programs.
 
 use super::date;
+use super::verify::Role;
 use anyhow::{Context as _, ensure};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -15,18 +16,18 @@ use x509_parser::prelude::FromDer as _;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Shown {
-    subject: String,
+    pub(crate) subject: String,
     issuer: String,
     serial: String,
     not_before: String,
-    not_after: String,
+    pub(crate) not_after: String,
     /// Whole days until then; less than 0 if that is past.
     pub(crate) days_left: i64,
     state: State,
     is_ca: bool,
     dns_names: Vec<String>,
     ip_addresses: Vec<IpAddr>,
-    usages: Vec<&'static str>,
+    pub(crate) usages: Vec<&'static str>,
     /// Lower-case hex; `cilium clustermesh connect` compares these to tell CAs apart.
     subject_key_id: Option<String>,
     authority_key_id: Option<String>,
@@ -42,6 +43,36 @@ pub(crate) enum State {
 }
 
 impl Shown {
+    /// Its names and addresses.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let addresses = self.ip_addresses.iter().map(ToString::to_string);
+        self.dns_names.iter().cloned().chain(addresses).collect()
+    }
+
+    /// What it may be used as.
+    pub(crate) fn roles(&self) -> Vec<Role> {
+        let any = self.usages.is_empty() || self.usages.contains(&"any");
+        let is = |role: &Role| {
+            any || self.usages.contains(match role {
+                Role::Server => &"server",
+                Role::Client => &"client",
+            })
+        };
+        [Role::Server, Role::Client].into_iter().filter(is).collect()
+    }
+
+    /// From when to when it is valid.
+    pub(crate) fn period(&self) -> String {
+        format!("{} to {}", self.not_before, self.not_after)
+    }
+
+    /// When it begins and ends, and nothing else of it.
+    pub(crate) fn dates(&self) -> serde_json::Value {
+        serde_json::json!({
+            "notBefore": self.not_before, "notAfter": self.not_after, "daysLeft": self.days_left, "state": self.state,
+        })
+    }
+
     pub(crate) fn is_valid(&self) -> bool {
         self.state == State::Valid
     }

@@ -105,9 +105,135 @@ fn a_leaf_does_not_outlive_its_ca() {
     let authority = load(&ca, late).unwrap();
     let error = authority.issue(&client(), late, LEAF_LIFE).map(drop).unwrap_err().to_string();
     assert!(error.contains("ends on 2033-11-11T22:13:20Z") && error.contains("`--valid-for 9d`"), "{error}");
-    let error = authority.issue(&client(), now() + CA_LIFE, DAY).map(drop).unwrap_err().to_string();
-    assert!(!error.contains("--valid-for") && error.contains("renew the CA"), "{error}");
     authority.issue(&client(), late, 10 * DAY).unwrap();
+}
+
+#[test]
+fn a_ca_near_its_end_issues_nothing_however_short() {
+    let ca = ca();
+    let authority = load(&ca, now()).unwrap();
+    let last = now() + CA_LIFE - 7 * DAY;
+    authority.issue(&client(), last, DAY).unwrap();
+    for at in [last + Duration::from_secs(1), now() + CA_LIFE] {
+        let error = authority.issue(&client(), at, DAY).map(drop).unwrap_err().to_string();
+        assert!(!error.contains("--valid-for") && error.contains("renew the CA first"), "{error}");
+    }
+}
+
+/// A root, and an intermediate below it with the root after it.
+fn intermediate() -> (String, Issued) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let named = |common_name: &str, depth| {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, common_name);
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(depth));
+        params.not_before = (now() - DAY).into();
+        params.not_after = (now() + CA_LIFE).into();
+        params
+    };
+    let root = named("Root", 1).self_signed(&key).unwrap();
+    let issuer = rcgen::Issuer::new(named("Root", 1), key);
+    let below = rcgen::KeyPair::generate().unwrap();
+    let certificate = named("Intermediate", 0).signed_by(&below, &issuer).unwrap();
+    let bundle = format!("{}{}", certificate.pem(), root.pem());
+    (root.pem(), Issued { certificate: bundle, key: SecretPem(below.serialize_pem()) })
+}
+
+fn question<'a>(issued: &'a Issued, authorities: &'a str) -> verify::Question<'a> {
+    verify::Question {
+        chain: &issued.certificate,
+        authorities,
+        key: Some(issued.key.expose()),
+        role: None,
+        names: &[],
+        soon: 30 * DAY,
+        now: now(),
+    }
+}
+
+/// The checks that fail, with what they say.
+fn failing(question: &verify::Question<'_>) -> Vec<(&'static str, String)> {
+    let checks = verify::verify(question).unwrap();
+    checks.into_iter().filter(|check| !check.ok).map(|check| (check.check, check.text)).collect()
+}
+
+#[test]
+fn what_an_intermediate_issues_leads_to_the_root_also_when_it_is_renewed() {
+    let (root, ca) = intermediate();
+    let authority = load(&ca, now()).unwrap();
+    let issued = authority.issue(&client(), now(), LEAF_LIFE).unwrap();
+    assert_eq!(issued.certificate.matches("BEGIN CERTIFICATE").count(), 2, "the leaf and the intermediate");
+    assert_eq!(failing(&question(&issued, &root)), []);
+    let renewed = authority.renew(&issued.certificate, now(), LEAF_LIFE).unwrap();
+    assert_eq!(failing(&question(&renewed, &root)), []);
+    let leaf_alone = Issued {
+        certificate: issued
+            .certificate
+            .split_inclusive("-----END CERTIFICATE-----\n")
+            .next()
+            .unwrap()
+            .to_owned(),
+        key: SecretPem(issued.key.expose().to_owned()),
+    };
+    let failed = failing(&question(&leaf_alone, &root));
+    assert!(failed[0].0 == "chain" && failed[0].1.contains("an intermediate is missing"), "{failed:?}");
+}
+
+#[test]
+fn a_renewed_certificate_says_the_same_with_another_key() {
+    let ca = ca();
+    let authority = load(&ca, now()).unwrap();
+    let reached_by =
+        vec![ServerName::dns("*.mesh.cilium.io").unwrap(), ServerName::Ip(IpAddr::from([127, 0, 0, 1]))];
+    for leaf in [client(), Leaf::Server { name: name("east"), reached_by }] {
+        let former = authority.issue(&leaf, now(), 40 * DAY).unwrap();
+        let later = now() + 30 * DAY;
+        let renewed = authority.renew(&former.certificate, later, LEAF_LIFE).unwrap();
+        let said = |issued: &Issued| {
+            let shown = show::read(issued.certificate.as_bytes(), later).unwrap();
+            let value = serde_json::to_value(&shown[0]).unwrap();
+            let fields = ["subject", "issuer", "dnsNames", "ipAddresses", "usages", "isCa", "authorityKeyId"];
+            (fields.map(|field| value[field].clone()), value["subjectKeyId"].clone(), shown[0].days_left)
+        };
+        let (before, after) = (said(&former), said(&renewed));
+        assert_eq!(before.0, after.0);
+        assert_ne!(former.key.expose(), renewed.key.expose());
+        assert_eq!((before.2, after.2), (10, 1095));
+    }
+    let error = authority.renew(&ca.certificate, now(), DAY).map(drop).unwrap_err().to_string();
+    assert!(error.contains("is a CA"), "{error}");
+}
+
+#[test]
+fn each_fault_fails_its_own_check() {
+    let (ca, other) = (ca(), new_ca(&name("Other CA"), now(), CA_LIFE).unwrap());
+    let authority = load(&ca, now()).unwrap();
+    let reached_by = vec![ServerName::dns("east.example").unwrap()];
+    let server = authority.issue(&Leaf::Server { name: name("east"), reached_by }, now(), LEAF_LIFE).unwrap();
+    let user = authority.issue(&client(), now(), LEAF_LIFE).unwrap();
+    let good = || question(&server, &ca.certificate);
+    assert_eq!(failing(&good()), []);
+    let names = ["east.example".to_owned(), "west.example".to_owned(), "10.0.0.1".to_owned()];
+    let cases = [
+        ("dates", verify::Question { now: now() + LEAF_LIFE + DAY, ..good() }, "is not valid now"),
+        ("dates", verify::Question { now: now() + LEAF_LIFE - 29 * DAY, ..good() }, "ends in 29 days"),
+        ("chain", verify::Question { authorities: &other.certificate, ..good() }, "does not lead to the CA"),
+        (
+            "usage",
+            verify::Question { role: Some(verify::Role::Client), ..good() },
+            "is for server, not for a client",
+        ),
+        ("names", verify::Question { names: &names, ..good() }, "does not have west.example, 10.0.0.1"),
+        ("key", verify::Question { key: Some(user.key.expose()), ..good() }, "is another certificate's"),
+    ];
+    for (check, question, expected) in cases {
+        let failed = failing(&question);
+        assert!(
+            failed.iter().any(|(name, text)| *name == check && text.contains(expected)),
+            "{check}: {failed:?}"
+        );
+    }
 }
 
 #[test]

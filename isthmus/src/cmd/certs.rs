@@ -1,10 +1,11 @@
 //! `isthmus certs`.
 
 use crate::certs::files::{self, CA_CERTIFICATE, CA_KEY, CERTIFICATE, File, KEY, Mode};
+use crate::certs::verify::{self, Question, Role};
 use crate::certs::{Authority, CommonName, Issued, Leaf, ServerName, new_ca, show};
 use crate::duration;
 use crate::exit::Exit;
-use crate::out::FormatArgs;
+use crate::out::{self, FormatArgs};
 use anyhow::Context as _;
 use clap::Subcommand;
 use std::collections::BTreeSet;
@@ -27,6 +28,11 @@ enum Command {
     Server(ServerArgs),
     /// Issue a certificate for a client of a store: `tls.crt`, `tls.key` and `ca.crt`.
     Client(ClientArgs),
+    /// Issue a certificate again, with the same subject, names and usages and a key of its own; the daemons that use it take
+    /// it up without a restart.
+    Renew(RenewArgs),
+    /// Check that a certificate does what it is for: dates, chain with intermediates, usage, names, key; exit code 3 if not.
+    Verify(VerifyArgs),
     /// Print what the certificates of a file say; exit code 3 if one is not valid now.
     Show(ShowArgs),
 }
@@ -90,6 +96,44 @@ struct OutArgs {
 }
 
 #[derive(Debug, clap::Args)]
+struct RenewArgs {
+    /// Directory with tls.crt, tls.key and ca.crt, which are replaced.
+    directory: PathBuf,
+    /// Directory with the CA's ca.crt and ca.key.
+    #[arg(long, value_name = "DIR")]
+    ca: PathBuf,
+    /// How long the new certificate is valid.
+    #[arg(long, value_name = "DURATION", default_value = "1095d", value_parser = duration::parse_positive)]
+    valid_for: Duration,
+    /// Only if it ends sooner than that; else it stays as it is.
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse_positive)]
+    if_within: Option<Duration>,
+}
+
+#[derive(Debug, clap::Args)]
+struct VerifyArgs {
+    /// A file with the certificate and its intermediates, or a directory with tls.crt, tls.key and ca.crt.
+    path: PathBuf,
+    /// A file with the certificates that it must lead to [default: ca.crt beside it].
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// A file with its private key [default: tls.key, if a directory is given].
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// What it is to be used as [default: what its usages say].
+    #[arg(long = "for", value_name = "ROLE", value_enum)]
+    role: Option<Role>,
+    /// A name or an address that a server is to have; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    name: Vec<String>,
+    /// What ends sooner is not well.
+    #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = duration::parse)]
+    within: Duration,
+    #[command(flatten)]
+    format: FormatArgs,
+}
+
+#[derive(Debug, clap::Args)]
 struct ShowArgs {
     /// A file with certificates in PEM form.
     file: PathBuf,
@@ -109,6 +153,8 @@ impl Args {
             }
             Command::Server(args) => issue(&args.leaf, &server(args.name, args.dns, args.ip), now),
             Command::Client(args) => issue(&args.leaf, &Leaf::Client { user: args.cn }, now),
+            Command::Renew(args) => renew(&args, now),
+            Command::Verify(args) => verify(&args, now),
             Command::Show(args) => show(&args.file, args.format, now),
         }
     }
@@ -128,11 +174,17 @@ fn server(name: CommonName, dns: Vec<ServerName>, ip: Vec<IpAddr>) -> Leaf {
     Leaf::Server { name, reached_by: reached_by.into_iter().collect() }
 }
 
+/// The CA of a directory, with its certificate.
+fn authority(directory: &Path, now: SystemTime) -> anyhow::Result<(String, Authority)> {
+    let certificate = files::read(&directory.join(CA_CERTIFICATE)).with_context(|| need_a_ca(directory))?;
+    let key = files::read(&directory.join(CA_KEY)).with_context(|| need_a_ca(directory))?;
+    let authority = Authority::load(&certificate, &key, now)
+        .with_context(|| format!("cannot issue from {}", directory.display()))?;
+    Ok((certificate, authority))
+}
+
 fn issue(args: &LeafArgs, leaf: &Leaf, now: SystemTime) -> anyhow::Result<Exit> {
-    let ca_certificate = files::read(&args.ca.join(CA_CERTIFICATE)).with_context(|| need_a_ca(&args.ca))?;
-    let ca_key = files::read(&args.ca.join(CA_KEY)).with_context(|| need_a_ca(&args.ca))?;
-    let authority = Authority::load(&ca_certificate, &ca_key, now)
-        .with_context(|| format!("cannot issue from {}", args.ca.display()))?;
+    let (ca_certificate, authority) = authority(&args.ca, now)?;
     let Issued { certificate, key } = authority.issue(leaf, now, args.valid_for)?;
     let files = [
         secret(KEY, key.expose()),
@@ -141,6 +193,59 @@ fn issue(args: &LeafArgs, leaf: &Leaf, now: SystemTime) -> anyhow::Result<Exit> 
     ];
     files::write(&args.out.out, &files, args.out.force)?;
     Ok(Exit::Done)
+}
+
+fn renew(args: &RenewArgs, now: SystemTime) -> anyhow::Result<Exit> {
+    let former = files::read(&args.directory.join(CERTIFICATE))?;
+    let shown = show::read(former.as_bytes(), now)
+        .with_context(|| format!("cannot renew {}", args.directory.display()))?;
+    let left = shown[0].days_left;
+    let due = args
+        .if_within
+        .is_none_or(|within| i64::try_from(within.as_secs() / (24 * 3600)).is_ok_and(|days| left < days));
+    if !due {
+        out::print(format_args!("{} stays: {left} days are left", shown[0].subject))?;
+        return Ok(Exit::Done);
+    }
+    let (ca_certificate, authority) = authority(&args.ca, now)?;
+    let Issued { certificate, key } = authority
+        .renew(&former, now, args.valid_for)
+        .with_context(|| format!("cannot renew {}", args.directory.display()))?;
+    // The certificate is what daemons watch for: with it comes the last of what belongs together.
+    let files = [
+        public(CA_CERTIFICATE, &ca_certificate),
+        secret(KEY, key.expose()),
+        public(CERTIFICATE, &certificate),
+    ];
+    files::write(&args.directory, &files, true)?;
+    let renewed = show::read(certificate.as_bytes(), now)?;
+    out::print(format_args!("{} is renewed: {}", renewed[0].subject, renewed[0].period()))?;
+    Ok(Exit::Done)
+}
+
+fn verify(args: &VerifyArgs, now: SystemTime) -> anyhow::Result<Exit> {
+    let (file, directory) = if args.path.is_dir() {
+        (args.path.join(CERTIFICATE), Some(args.path.as_path()))
+    } else {
+        (args.path.clone(), args.path.parent())
+    };
+    let beside = directory.unwrap_or(Path::new("")).join(CA_CERTIFICATE);
+    let chain = files::read(&file)?;
+    let authorities = files::read(args.ca.as_ref().unwrap_or(&beside))?;
+    let key = args.key.clone().or_else(|| args.path.is_dir().then(|| args.path.join(KEY)));
+    let key = key.map(|file| files::read(&file)).transpose()?;
+    let question = Question {
+        chain: &chain,
+        authorities: &authorities,
+        key: key.as_deref(),
+        role: args.role,
+        names: &args.name,
+        soon: args.within,
+        now,
+    };
+    let checks = verify::verify(&question).with_context(|| format!("cannot verify {}", file.display()))?;
+    args.format.print(&checks, |checks| verify::text(checks))?;
+    Ok(if checks.iter().all(|check| check.ok) { Exit::Done } else { Exit::Degraded })
 }
 
 fn need_a_ca(directory: &Path) -> String {

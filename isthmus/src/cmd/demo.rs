@@ -3,11 +3,13 @@
 use crate::demo::Demo;
 use crate::demo::scenes::Scene;
 use crate::exit::Exit;
+use crate::manifest;
 use crate::out;
 use anyhow::Context as _;
 use clap::ValueEnum as _;
 use mesh_runtime::terminate_signal;
 use std::io::IsTerminal as _;
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// Arguments of `isthmus demo`.
@@ -25,12 +27,16 @@ pub(crate) struct Args {
     /// Listen on loopback from this port on [default: wherever there is room].
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..))]
     first_port: Option<u16>,
+    /// A file with objects to apply in every cluster, before the demo says that it is ready; may be repeated.
+    #[arg(long, value_name = "FILE")]
+    manifest: Vec<PathBuf>,
 }
 
 impl Args {
     /// Runs until Ctrl-C, or to the end of the scenes that were asked for.
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let began = Instant::now();
+        let objects = manifest::read(&self.manifest)?;
         drop(rustls::crypto::ring::default_provider().install_default());
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.context("start the runtime")?;
@@ -40,7 +46,7 @@ impl Args {
             tokio::select! {
                 biased;
                 () = &mut stop => Ok(()),
-                started = Box::pin(self.start(began)) => {
+                started = Box::pin(self.start(began, &objects)) => {
                     let mut demo = started?;
                     tokio::select! {
                         biased;
@@ -58,9 +64,14 @@ impl Args {
         played.map(|()| Exit::Done)
     }
 
-    async fn start(&self, began: Instant) -> anyhow::Result<Demo> {
+    async fn start(&self, began: Instant, objects: &[manifest::Object]) -> anyhow::Result<Demo> {
         out::print(format_args!("Starting {} clusters on this machine …\n", self.clusters))?;
         let demo = Demo::start(usize::from(self.clusters), self.first_port, began).await?;
+        for cluster in &demo.clusters {
+            manifest::apply(cluster.api()?, objects)
+                .await
+                .with_context(|| format!("cluster {}", cluster.name))?;
+        }
         demo.show().await?;
         out::print(format_args!("\nReady {:.1} s after the start.", demo.began.elapsed().as_secs_f64()))?;
         Ok(demo)

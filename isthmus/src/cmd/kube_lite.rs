@@ -5,7 +5,9 @@ mod tokens;
 use crate::certs::files::{self, CA_CERTIFICATE, CA_KEY, File, Mode};
 use crate::certs::{Authority, CommonName, Issued, Leaf, ServerName, new_ca};
 use crate::daemon::{self, DaemonArgs, Spec};
+use crate::evidence::kube::Api;
 use crate::exit::{Exit, Usage};
+use crate::manifest;
 use anyhow::Context as _;
 use base64::Engine as _;
 use kube_lite::{Config, Server, Tls};
@@ -54,6 +56,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     token_auth_file: Option<PathBuf>,
 
+    /// A file with objects to apply at each start; may be repeated.
+    #[arg(long, value_name = "FILE")]
+    manifest: Vec<PathBuf>,
+
     #[command(flatten)]
     daemon: DaemonArgs,
 }
@@ -70,6 +76,7 @@ impl Args {
             cidr.parse().map_err(wrong)
         };
         let service_cidrs = self.service_cidr.iter().map(parse).collect::<anyhow::Result<Vec<_>>>()?;
+        let objects = manifest::read(&self.manifest)?;
         daemon::run(&SPEC, &self.daemon, async |daemon| {
             let listener = mesh_runtime::bind("kube-lite", self.listen).await?;
             let address = listener.local_addr().context("read the listener's address")?;
@@ -87,6 +94,11 @@ impl Args {
                 Ok::<_, Infallible>(())
             });
             daemon.tasks.spawn_once("server", |stop| server.run(stop));
+            if !objects.is_empty() {
+                let api = Api::new(&self.dir.join(KUBECONFIG), None).await?;
+                manifest::apply(&api, &objects).await?;
+                info!(objects = objects.len(), "manifests applied");
+            }
             info!(%address, kubeconfig = %self.dir.join(KUBECONFIG).display(), "serving");
             Ok(())
         })

@@ -1,20 +1,12 @@
 //! `isthmus status`: how a whole mesh stands.
 
-use crate::certs::show;
 use crate::duration;
-use crate::evidence::{kube, page};
 use crate::exit::Exit;
 use crate::out::{self, FormatArgs};
-use crate::places::{ClusterPlaces, MeshArgs, Places};
-use crate::status::{Pages, Report, report};
-use agent_sync::api::fetch;
+use crate::places::{MeshArgs, Places};
+use crate::status::{Report, ask, report};
 use anyhow::Context as _;
-use futures::future::join_all;
-use kvstore::EtcdConfigFile;
-use mesh_explain::Answer;
-use serde_json::Value;
-use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// Between two looks of `--wait`.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -56,67 +48,23 @@ impl Args {
     /// The latest report: the first one, or with `--wait` the first healthy one.
     async fn look(&self, places: &Places) -> Report {
         let deadline = Instant::now() + self.timeout;
+        let progress = out::Progress::start("Asking all places …");
+        let report = self.until(places, deadline, &progress).await;
+        progress.end();
+        report
+    }
+
+    async fn until(&self, places: &Places, deadline: Instant, progress: &out::Progress) -> Report {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let clusters = places.clusters.iter().map(|cluster| ask(cluster, left));
-            let names = places.clusters.iter().map(|cluster| cluster.name.clone());
-            let pages: Vec<_> = names.zip(join_all(clusters).await).collect();
-            let report = report(&pages);
+            let pages = ask::all(&places.clusters, left).await;
+            let report = report(&places.clusters.iter().zip(pages).collect::<Vec<_>>());
             if report.healthy || !self.wait || Instant::now() + PAUSE >= deadline {
                 return report;
             }
+            let count = report.findings.len();
+            progress.say(&format!("Waiting: {count} things need a look, such as {}", report.findings[0].at));
             tokio::time::sleep(PAUSE).await;
         }
     }
-}
-
-async fn ask(cluster: &ClusterPlaces, patience: Duration) -> Pages {
-    let context = cluster.context.as_deref();
-    let (kubernetes, exporter, controllers, mirror, agent, dns) = tokio::join!(
-        within(patience, cluster.kubeconfig.as_deref().map(|file| version(file, context))),
-        within(patience, cluster.exporter.map(|address| page(address, &["/export", "/status"]))),
-        within(patience, cluster.exporter.map(|address| page(address, &["/mcs"]))),
-        within(patience, cluster.mirror.map(|address| page(address, &["/remotes", "/status"]))),
-        within(patience, cluster.agent.as_deref().map(agent)),
-        within(patience, cluster.dns_health.map(|address| page(address, &["/dns", "/status"]))),
-    );
-    let certificate_days = cluster
-        .store
-        .as_deref()
-        .map_or(Answer::NotAsked, |file| certificate_days(file).map_err(|error| format!("{error:#}")).into());
-    Pages { kubernetes, exporter, controllers, mirror, agent, dns, certificate_days }
-}
-
-async fn within<T>(patience: Duration, asked: Option<impl Future<Output = anyhow::Result<T>>>) -> Answer<T> {
-    let Some(asked) = asked else { return Answer::NotAsked };
-    match tokio::time::timeout(patience, asked).await {
-        Ok(answer) => answer.map_err(|error| format!("{error:#}")).into(),
-        Err(_elapsed) => Answer::Silent(format!("no answer within {:.1} s", patience.as_secs_f64())),
-    }
-}
-
-async fn version(kubeconfig: &Path, context: Option<&str>) -> anyhow::Result<String> {
-    let api = kube::Api::new(kubeconfig, context).await?;
-    let version = api.get("/version").await?.unwrap_or_default();
-    Ok(version.get("gitVersion").and_then(Value::as_str).unwrap_or("unknown").to_owned())
-}
-
-async fn agent<T: serde::de::DeserializeOwned>(socket: &Path) -> anyhow::Result<T> {
-    let body = fetch(socket, "/v1/status").await?;
-    serde_json::from_slice(&body).context("read the agent's answer")
-}
-
-/// Days until the first certificate ends by which the store is reached.
-fn certificate_days(file: &Path) -> anyhow::Result<i64> {
-    let config = EtcdConfigFile::read(file).with_context(|| file.display().to_string())?.config;
-    let tls = config.tls.context("no TLS is configured")?;
-    let files = tls.cert_file.iter().chain([&tls.ca_file]);
-    let mut days = i64::MAX;
-    for file in files {
-        let pem = std::fs::read(file).with_context(|| file.display().to_string())?;
-        for certificate in show::read(&pem, SystemTime::now()).with_context(|| file.display().to_string())? {
-            days = days.min(certificate.days_left);
-        }
-    }
-    Ok(days)
 }

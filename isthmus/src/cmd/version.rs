@@ -28,15 +28,17 @@ struct Version {
     arch: &'static str,
 }
 
+const THIS: Version =
+    Version { version: VERSION, revision: REVISION, os: std::env::consts::OS, arch: std::env::consts::ARCH };
+
+/// The version as `-o json` prints it.
+pub(crate) fn value() -> serde_json::Value {
+    serde_json::to_value(&THIS).unwrap_or_default()
+}
+
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
-        let version = Version {
-            version: VERSION,
-            revision: REVISION,
-            os: std::env::consts::OS,
-            arch: std::env::consts::ARCH,
-        };
-        self.format.print(&version, |v| {
+        self.format.print(&THIS, |v| {
             format!("isthmus {} (revision {}, {}/{})", v.version, v.revision, v.os, v.arch)
         })?;
         Ok(Exit::Done)

@@ -344,6 +344,10 @@ impl Cluster {
             agent: Some(Path::new(self.name).join("agent.sock")),
             dns: Some(self.dns()),
             dns_health: Some(self.mesh_health()),
+            remotes: Some(Path::new(self.name).join("remotes")),
+            logs: ["kube-lite", "mesh", "agent"]
+                .map(|daemon| Path::new(self.name).join(daemon).with_extension("log"))
+                .to_vec(),
         }
     }
 }

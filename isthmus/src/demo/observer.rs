@@ -257,11 +257,9 @@ impl Teller {
         if self.telling.load(Ordering::Relaxed) {
             let now = Timestamp::now().to_zoned(TimeZone::system());
             // The reader may be gone; the demo goes on until it is stopped.
-            drop(out::print(format_args!(
-                "{} {cluster:width$}  {text}",
-                now.strftime("%H:%M:%S%.3f"),
-                width = self.width
-            )));
+            let line =
+                format!("{} {cluster:width$}  {text}", now.strftime("%H:%M:%S%.3f"), width = self.width);
+            drop(out::print(out::within(&line, &" ".repeat(15 + self.width))));
         }
     }
 

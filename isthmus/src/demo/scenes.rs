@@ -58,11 +58,11 @@ fn ms(time: Duration) -> String {
 
 impl Stage<'_> {
     fn say(&self, text: impl std::fmt::Display) -> anyhow::Result<()> {
-        out::print(format_args!("\n=> {text}"))
+        out::print(format_args!("\n{}", out::within(&format!("=> {text}"), "   ")))
     }
 
     async fn done(&self, text: impl std::fmt::Display) -> anyhow::Result<()> {
-        out::print(format_args!("   {text}"))?;
+        out::print(out::within(&format!("   {text}"), "   "))?;
         if self.paced {
             out::print("   [Enter]")?;
             let mut line = String::new();

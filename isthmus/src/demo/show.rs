@@ -8,7 +8,6 @@ use crate::evidence::reply;
 use dns_plugin::ZoneName;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
 
 /// Something to try: a shell command that works as it is printed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,19 +42,19 @@ impl Demo {
             ]
         });
         let mut text = table::table(["CLUSTER", "ID", "KUBERNETES", "STORE", "DNS"], clusters);
-        text.push_str(
-            "\nBackends in use, as the agent of each cluster sees it: its own + those of other clusters\n\n",
-        );
+        let width = out::style().width;
+        let backends =
+            "Backends in use, as the agent of each cluster sees it: its own + those of other clusters";
+        writeln!(text, "\n{}", mesh_explain::wrap(backends, "", width))?;
         text.push_str(&self.services());
         text.push('\n');
         for cluster in &self.clusters {
             let answers = name_of(cluster, ORDERS).await.unwrap_or_default().join(" ");
             writeln!(text, "{} is {answers} in {}", domain_name(ORDERS), cluster.name)?;
         }
-        text.push_str(
-            "\nNo packets flow between pods here: what runs is the control plane. Pods are addresses in objects,\n\
-             and the agents keep tables instead of writing to the kernel. `make demo-packets` has both.\n",
-        );
+        let plainly = "No packets flow between pods here: what runs is the control plane. Pods are addresses in \
+                       objects, and the agents keep tables instead of writing to the kernel. `make demo-packets` has both.";
+        write!(text, "\n{}", mesh_explain::wrap(plainly, "", width))?;
         out::print(text.trim_end())
     }
 
@@ -88,7 +87,7 @@ impl Demo {
     /// What to try, from any other terminal.
     pub(crate) fn tries(&self) -> Vec<Try> {
         let dir = self.dir().display();
-        let isthmus = shown(&self.program);
+        let isthmus = out::program();
         let (west, east) = (&self.clusters[0], &self.clusters[1]);
         let kubectl = |context: &str| format!("kubectl --kubeconfig {dir}/kubeconfig --context {context}");
         let one = &objects::backends(CART, east.id)[..1];
@@ -136,18 +135,12 @@ impl Demo {
         }
         writeln!(
             text,
-            "\nMore: {} agent services --socket {}/west/agent.sock\n\
-             All of it runs until Ctrl-C, and then nothing of it remains. What changes is told below.",
-            shown(&self.program),
+            "\nMore: {} agent services --socket {}/west/agent.sock",
+            out::program(),
             self.dir().display()
         )?;
+        let ends = "All of it runs until Ctrl-C, and then nothing of it remains. What changes is told below.";
+        text += &mesh_explain::wrap(ends, "", out::style().width);
         out::print(text)
     }
-}
-
-/// The program as its user would type it: from where they are.
-fn shown(program: &Path) -> String {
-    let here = std::env::current_dir().unwrap_or_default();
-    let near = program.strip_prefix(&here).ok().filter(|near| near.components().count() > 1);
-    near.map_or_else(|| program.to_owned(), PathBuf::from).display().to_string()
 }

@@ -1,4 +1,5 @@
 use super::*;
+use mesh_explain::Style;
 use serde_json::{Value, json};
 
 fn remote(name: &str, changes: &Value) -> Value {
@@ -36,9 +37,20 @@ fn healthy(remotes: &Value) -> Pages {
     }
 }
 
+fn places(name: &str) -> ClusterPlaces {
+    ClusterPlaces {
+        name: name.to_owned(),
+        kubeconfig: Some("/a b/kubeconfig".into()),
+        context: Some(name.to_owned()),
+        mirror: Some("127.0.0.1:9881".parse().unwrap()),
+        agent: Some("/run/agent.sock".into()),
+        ..ClusterPlaces::default()
+    }
+}
+
 fn report_of(pages: Pages) -> Report {
     let other = healthy(&json!([remote("west", &json!({}))]));
-    report(&[("west".to_owned(), pages), ("east".to_owned(), other)])
+    report(&[(&places("west"), pages), (&places("east"), other)])
 }
 
 #[test]
@@ -89,6 +101,82 @@ fn whatever_needs_a_look_is_found_and_never_healthy() {
 
 #[test]
 fn a_place_that_nobody_named_is_no_finding() {
-    let report = report(&[("west".to_owned(), Pages::default())]);
+    let report = report(&[(&places("west"), Pages::default())]);
     assert!(report.healthy && report.clusters[0].places["agent"].state == "not-asked");
+}
+
+#[test]
+fn every_hint_names_the_place_and_can_be_copied() {
+    let isthmus = crate::out::program();
+    let away = || healthy(&json!([remote("east", &json!({"connected": false, "ready": false}))]));
+    let hint = |pages: Pages, places: &ClusterPlaces| {
+        let report = report(&[(places, pages)]);
+        report.findings[0].next.clone().unwrap_or_default()
+    };
+    let well = || healthy(&json!([]));
+    let kubernetes = Pages { kubernetes: Answer::Silent("refused".into()), ..well() };
+    assert_eq!(
+        hint(kubernetes, &places("west")),
+        "kubectl --kubeconfig '/a b/kubeconfig' --context west get --raw /readyz?verbose"
+    );
+    let agent = Pages { agent: Answer::Silent("refused".into()), ..well() };
+    assert_eq!(hint(agent, &places("west")), format!("{isthmus} agent status --socket /run/agent.sock"));
+    assert_eq!(
+        hint(away(), &places("west")),
+        format!("{isthmus} kvstoremesh status --address 127.0.0.1:9881")
+    );
+    let with_files = ClusterPlaces { remotes: Some("/etc/remotes".into()), ..places("west") };
+    assert_eq!(
+        hint(away(), &with_files),
+        format!(
+            "{isthmus} kvstoremesh troubleshoot east --clustermesh-config /etc/remotes --cluster-name west"
+        )
+    );
+    let nowhere = ClusterPlaces { name: "west".into(), ..ClusterPlaces::default() };
+    assert_eq!(hint(away(), &nowhere), "", "no hint is better than one that does not work");
+}
+
+#[test]
+fn findings_fit_the_terminal_and_commands_stay_whole() {
+    let why = "word ".repeat(60);
+    let pages = Pages { agent: Answer::Silent(why.trim().to_owned()), ..healthy(&json!([])) };
+    for width in [80, 140] {
+        let text = report(&[(&places("west"), pages.clone())]).text(Style { width, colour: false });
+        for line in text.lines().filter(|line| !line.contains("next: ")) {
+            assert!(line.chars().count() <= width, "{width}: {line}");
+        }
+    }
+}
+
+/// Paths of all fields, with their types: `clusters[].peers[].ageSeconds number`. Names that are data are `*`.
+fn shape(path: &str, value: &Value, found: &mut std::collections::BTreeSet<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let is_data = path.ends_with("places") || path.ends_with("counts");
+                let name = if is_data { "*" } else { name };
+                shape(&format!("{path}.{name}"), value, found);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| shape(&format!("{path}[]"), item, found)),
+        Value::String(_) => drop(found.insert(format!("{path} string"))),
+        Value::Number(_) => drop(found.insert(format!("{path} number"))),
+        Value::Bool(_) => drop(found.insert(format!("{path} boolean"))),
+        Value::Null => drop(found.insert(format!("{path} null"))),
+    }
+}
+
+#[test]
+fn the_fields_of_the_json_are_those_of_the_page() {
+    let held = json!({"trouble": {"reason": "tls-failed", "detail": "unknown issuer"}, "ready": false});
+    let report = report_of(healthy(&json!([remote("east", &held)])));
+    let mut found = std::collections::BTreeSet::new();
+    shape("", &serde_json::to_value(&report).unwrap(), &mut found);
+    let page = include_str!("../../../docs/status.md");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `.")).filter_map(|row| {
+        let (path, rest) = row.split_once("` | ")?;
+        Some(format!(".{path} {}", rest.split(' ').next()?))
+    });
+    let documented: std::collections::BTreeSet<String> = rows.collect();
+    assert_eq!(found, documented, "docs/status.md and the report differ");
 }

@@ -3,7 +3,7 @@
 use super::{ClusterReport, Finding, PlaceReport, Report};
 use crate::cmd::table::table;
 use crate::out::coloured;
-use mesh_explain::Style;
+use mesh_explain::{Style, wrap};
 use std::fmt::Write as _;
 
 impl Report {
@@ -67,7 +67,8 @@ fn short(place: &PlaceReport) -> String {
 fn push_finding(text: &mut String, finding: &Finding, style: Style) {
     let reason = finding.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
     let mark = coloured(&finding.at, 33, style);
-    writeln!(text, "{mark}: {}{reason}", finding.text).unwrap_or_default();
+    *text += &wrap(&format!("{mark}: {}{reason}", finding.text), "  ", style.width);
+    // Never broken: it is to be copied.
     if let Some(next) = &finding.next {
         writeln!(text, "  next: {next}").unwrap_or_default();
     }
