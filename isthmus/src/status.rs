@@ -3,16 +3,16 @@
 //! A thing that needs a look is a [`Finding`], with the command that looks closer. Where nobody answered, nothing is known:
 //! that is a finding too, and never counts as healthy.
 
-use crate::out::{program, quoted};
 use crate::places::ClusterPlaces;
 use agent_sync::api::schema;
+use closer::Closer;
 use kvstoremesh::{RemoteStatus, StatusPage};
 use mesh_explain::{Answer, ControllerPage, DnsPage, ExporterPage};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fmt::Display;
 
 pub(crate) mod ask;
+pub(crate) mod closer;
 mod text;
 
 /// A certificate that ends sooner is worth a look.
@@ -118,44 +118,6 @@ pub(crate) fn report(pages: &[(&ClusterPlaces, Pages)]) -> Report {
     let clusters =
         pages.iter().map(|(places, pages)| cluster(places, pages, &names, &mut findings)).collect();
     Report { healthy: findings.is_empty(), clusters, findings }
-}
-
-/// The commands that look closer into a cluster, as far as its places are known.
-struct Closer<'a>(&'a ClusterPlaces);
-
-impl Closer<'_> {
-    fn isthmus(words: &str, place: &dyn Display) -> String {
-        format!("{} {words} {}", program(), quoted(&place.to_string()))
-    }
-
-    fn kubernetes(&self) -> Option<String> {
-        let file = quoted(&self.0.kubeconfig.as_ref()?.display().to_string());
-        let context = self.0.context.as_ref().map(|name| format!(" --context {}", quoted(name)));
-        Some(format!("kubectl --kubeconfig {file}{} get --raw /readyz?verbose", context.unwrap_or_default()))
-    }
-
-    fn agent(&self) -> Option<String> {
-        Some(Self::isthmus("agent status --socket", &self.0.agent.as_ref()?.display()))
-    }
-
-    fn mirror(&self) -> Option<String> {
-        Some(Self::isthmus("kvstoremesh status --address", &self.0.mirror?))
-    }
-
-    /// Into the connection to another cluster; without its files, into what the mirror says of it.
-    fn remote(&self, name: &str) -> Option<String> {
-        let Some(remotes) = &self.0.remotes else { return self.mirror() };
-        let words = format!("kvstoremesh troubleshoot {} --clustermesh-config", quoted(name));
-        let command = Self::isthmus(&words, &remotes.display());
-        Some(format!("{command} --cluster-name {}", quoted(&self.0.name)))
-    }
-
-    fn certificate(&self) -> Option<String> {
-        // A page of a health listener that runs has the certificates too; here it is the reader's own.
-        let file = kvstore::EtcdConfigFile::read(self.0.store.as_ref()?).ok()?;
-        let certificate = file.config.tls?.cert_file?;
-        Some(Self::isthmus("certs show", &certificate.display()))
-    }
 }
 
 fn cluster(

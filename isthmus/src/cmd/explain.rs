@@ -5,6 +5,7 @@ use crate::evidence::{self, Evidence};
 use crate::exit::{Exit, Usage};
 use crate::out::{self, FormatArgs};
 use crate::places::{MeshArgs, Places};
+use crate::status::closer::runnable;
 use anyhow::Context as _;
 use clap::Subcommand;
 use mesh_explain::{Question, Subject, Verdict, explain};
@@ -96,7 +97,10 @@ impl View {
         let Evidence { mesh, late } = runtime.block_on(evidence::read(&question, &places, self.timeout));
         // Who has not answered yet is not waited for.
         runtime.shutdown_background();
-        let explanation = explain(&question, &mesh);
+        let mut explanation = explain(&question, &mesh);
+        for next in &mut explanation.next {
+            *next = runnable(next, &places, question.from.as_str());
+        }
         self.format.print(&explanation, |explanation| explanation.text(out::style()))?;
         Ok(exit(explanation.verdict, late))
     }

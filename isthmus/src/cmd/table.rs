@@ -1,31 +1,22 @@
 //! Columns for people.
 
+use comfy_table::{Cell, ContentArrangement, Table, presets};
+
 /// Lines of cells under a header, each column as wide as its widest cell. Empty cells show as `-`.
 pub(crate) fn table<const N: usize>(
     header: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> String {
-    let rows: Vec<[String; N]> = rows.into_iter().collect();
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([header[column].chars().count()]).max().unwrap_or_default()
-    };
-    let widths: [usize; N] = std::array::from_fn(width);
-    let mut text = line(&header, &widths);
-    for row in &rows {
-        let cells: [&str; N] = std::array::from_fn(|column| match row[column].as_str() {
-            "" => "-",
-            cell => cell,
-        });
-        text += &line(&cells, &widths);
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.map(Cell::new));
+    table.add_rows(
+        rows.into_iter().map(|row| row.map(|cell| Cell::new(if cell.is_empty() { "-" } else { &cell }))),
+    );
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
     }
-    text
-}
-
-fn line<const N: usize>(cells: &[&str; N], widths: &[usize; N]) -> String {
-    let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-    let line = padded.collect::<Vec<_>>().join("  ");
-    format!("{}\n", line.trim_end())
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 #[cfg(test)]

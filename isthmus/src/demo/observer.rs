@@ -196,6 +196,64 @@ async fn tell_causes(
     }
 }
 
+/// Who did not answer in time, and since when. They are asked more rarely, so that nobody else waits for them.
+#[derive(Debug, Default)]
+struct Silent(BTreeMap<(&'static str, &'static str), Instant>);
+
+/// What there is to ask, in words.
+const AGENT: &str = "agent";
+const MIRROR: &str = "mirror";
+/// How long a look waits for anybody.
+const LIMIT: Duration = Duration::from_secs(1);
+/// How often those are asked who did not answer.
+const AGAIN: Duration = Duration::from_secs(3);
+
+/// What came of a question.
+enum Heard<T> {
+    /// An answer, or none that can be read.
+    Answer(Option<T>),
+    /// Nothing in time.
+    Late,
+    /// It was not asked this time.
+    NotAsked,
+}
+
+impl Silent {
+    async fn ask<T>(
+        &self,
+        who: (&'static str, &'static str),
+        asked: impl Future<Output = Option<T>>,
+    ) -> Heard<T> {
+        if self.0.get(&who).is_some_and(|since| since.elapsed() < AGAIN) {
+            return Heard::NotAsked;
+        }
+        match tokio::time::timeout(LIMIT, asked).await {
+            Ok(answer) => Heard::Answer(answer),
+            Err(_elapsed) => Heard::Late,
+        }
+    }
+
+    /// The answer, if there is one; tells of who falls silent and of who speaks again.
+    fn heard<T>(&mut self, who: (&'static str, &'static str), heard: Heard<T>, teller: &Teller) -> Option<T> {
+        let (cluster, part) = who;
+        match heard {
+            Heard::NotAsked => None,
+            Heard::Late => {
+                if self.0.insert(who, Instant::now()).is_none() {
+                    teller.say(cluster, &format!("its {part} does not answer; nothing new is known of it"));
+                }
+                None
+            }
+            Heard::Answer(answer) => {
+                if self.0.remove(&who).is_some() {
+                    teller.say(cluster, &format!("its {part} answers again"));
+                }
+                answer
+            }
+        }
+    }
+}
+
 /// Looks until nobody wants to know.
 async fn look(
     clusters: Vec<(&'static str, PathBuf, SocketAddr)>,
@@ -207,6 +265,7 @@ async fn look(
     let mut pause = tokio::time::interval(PAUSE);
     pause.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut state = State::default();
+    let mut silent = Silent::default();
     while !out.is_closed() {
         pause.tick().await;
         teller.tell_causes(std::iter::from_fn(|| causes.try_recv().ok()).collect());
@@ -219,13 +278,16 @@ async fn look(
         let asked = clusters.iter().map(async |(name, socket, health)| {
             let services = async {
                 let body = fetch(socket, "/v1/services").await.ok()?;
-                serde_json::from_slice::<Services>(&body).ok()
+                Some(view::view(&serde_json::from_slice::<Services>(&body).ok()?))
             };
             let page = async { evidence::page::<StatusPage>(*health, &["/remotes"]).await.ok() };
-            let (services, page) = tokio::join!(services, page);
-            (*name, services.map(|services| view::view(&services)), page)
+            let asked = (silent.ask((*name, AGENT), services), silent.ask((*name, MIRROR), page));
+            let (services, page) = tokio::join!(asked.0, asked.1);
+            (*name, services, page)
         });
         for (name, view, page) in join_all(asked).await {
+            let view = silent.heard((name, AGENT), view, &teller);
+            let page = silent.heard((name, MIRROR), page, &teller);
             if let Some(view) = view {
                 for service in teller.services(name, state.views.get(name), &view) {
                     *state.changes.entry((name, service)).or_default() += 1;

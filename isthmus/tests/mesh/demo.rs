@@ -154,6 +154,7 @@ fn a_daemon_that_stands_still_leaves_the_rest_of_the_demo_alone() {
         assert!(demo.out.read_line(&mut told).unwrap() > 0, "it ended:\n{told}");
     }
     assert!(!told.contains("north  shop/cart: "), "{told}");
+    assert!(told.contains("north  its agent does not answer"), "{told}");
     kill(*agent, Signal::SIGCONT).unwrap();
     while !told.contains("north  shop/cart: ") {
         assert!(demo.out.read_line(&mut told).unwrap() > 0, "it ended:\n{told}");
