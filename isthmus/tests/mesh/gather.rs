@@ -167,7 +167,7 @@ fn everything_is_in_the_bundle_and_no_secret_is_also_when_half_of_the_mesh_is_aw
         "--mesh",
         &mesh,
         "--timeout",
-        "2s",
+        "10s",
         "--output",
         half.to_str().unwrap(),
         "-o",
@@ -178,7 +178,7 @@ fn everything_is_in_the_bundle_and_no_secret_is_also_when_half_of_the_mesh_is_aw
     let summary: Value = serde_json::from_slice(&late.stdout).unwrap();
     assert_eq!(summary["failures"][0]["what"], "east/kubernetes");
     let files = read(&half);
-    assert!(text(&files["failures.json"]).contains("no answer within 2.0 s"));
+    assert!(text(&files["failures.json"]).contains("no answer within 10.0 s"));
     assert!(
         files.contains_key("east/agent/status.json") && files.contains_key("west/kubernetes/services.json")
     );

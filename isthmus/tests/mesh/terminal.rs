@@ -1,4 +1,4 @@
-//! The demo, `status` and `explain` in a real pseudo-terminal, read by a terminal emulator: they look right at 80 and at
+//! The demo, `status`, `explain` and `connect` in a real pseudo-terminal, read by a terminal emulator: they look right at 80 and at
 //! 140 columns, with colours and without. The screens are in docs/screens, and the picture of README is one of them.
 
 use std::fs;
@@ -221,20 +221,23 @@ fn the_demo_looks_right_at_80_and_140_columns_with_and_without_colour() {
 }
 
 #[test]
-fn status_and_explain_look_right_at_80_and_140_columns_with_and_without_colour() {
+fn status_explain_and_connect_look_right_at_80_and_140_columns_with_and_without_colour() {
     let demo = Demo::start(&["--clusters=3"], "Ctrl-C");
     let mesh = demo.mesh();
     until_code(&["status", "--mesh", &mesh], 0);
     let looks = |name: &str, args: &[&str]| {
         for (columns, coloured) in [(80, true), (80, false), (140, true), (140, false)] {
             let name = format!("{name}-{columns}");
-            let mut terminal = Terminal::start(columns, coloured, &[args, &["--mesh", &mesh]].concat());
+            let mut terminal = Terminal::start(columns, coloured, args);
             let screen = terminal.until("");
             looks_right(&name, screen, coloured);
             is_documented(&name, screen, false);
         }
     };
-    looks("status", &["status"]);
-    looks("explain-service", &["explain", "service", "shop/cart", "--from", "west"]);
-    looks("explain-nothing", &["explain", "service", "shop/nothing", "--from", "west"]);
+    looks("status", &["status", "--mesh", &mesh]);
+    looks("explain-service", &["explain", "service", "shop/cart", "--from", "west", "--mesh", &mesh]);
+    looks("explain-nothing", &["explain", "service", "shop/nothing", "--from", "west", "--mesh", &mesh]);
+    // The clusters of the demo are joined without any of what connect writes: it finds that.
+    let kubeconfig = demo.dir().join("kubeconfig").display().to_string();
+    looks("connect", &["connect", "--kubeconfig", &kubeconfig, "--contexts", "--no-probe"]);
 }
