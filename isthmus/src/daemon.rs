@@ -38,6 +38,9 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tracing::info;
 
+/// Turns of tasks between two looks at the sockets by a thread that is busy. Tokio's 61 are made for short turns; that of a
+/// connection that is sent a long list is a tenth of a millisecond, and who waits for an answer would wait for all of them.
+pub(crate) const EVENT_INTERVAL: u32 = 7;
 /// How long the runtime waits for blocking work after all tasks have ended.
 const BLOCKING_GRACE: Duration = Duration::from_secs(1);
 
@@ -162,8 +165,11 @@ pub(crate) fn run(
     }
     // Every TLS stack in the process uses the one provider; a second call would mean that it is set already.
     drop(rustls::crypto::ring::default_provider().install_default());
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .event_interval(EVENT_INTERVAL)
+        .build()
+        .context("start the runtime")?;
     let served = runtime.block_on(async {
         let stop = terminate_signal();
         serve(spec, args, set_up, stop).await

@@ -154,7 +154,11 @@ fn directory() -> anyhow::Result<tempfile::TempDir> {
 
 /// Measures until done or told to stop. The child processes end with what is dropped.
 fn until_stopped<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<Option<T>> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // What reads a long list here must not hold up what measures latencies either.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .event_interval(crate::daemon::EVENT_INTERVAL)
+        .build()?;
     runtime.block_on(async {
         tokio::select! {
             done = work => done.map(Some),

@@ -30,6 +30,8 @@ use super::{
 
 /// Limit for the TLS handshake, so that half-open connections do not pile up.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Bytes of answers that a call has in the hands of HTTP/2 at most; so many are written in one turn of a connection.
+const SEND_BUFFER: usize = 128 * 1024;
 /// Bytes of requests that a peer may send ahead, per stream and per connection.
 const WINDOW: u32 = 1 << 20;
 
@@ -206,7 +208,7 @@ where
         .initial_connection_window_size(WINDOW)
         .max_concurrent_streams(shared.limits.streams_per_connection)
         .max_header_list_size(16 * 1024)
-        .max_send_buffer_size(256 * 1024);
+        .max_send_buffer_size(SEND_BUFFER);
     async move {
         let connection = tokio::time::timeout(HANDSHAKE, builder.handshake(socket)).await;
         Some(Box::new(connection.ok()?.ok()?))
