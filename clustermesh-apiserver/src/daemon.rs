@@ -21,6 +21,7 @@ use crate::discovery;
 use crate::metrics::Series;
 use crate::round::{self, Context};
 use crate::scopes::Trees;
+use crate::stamps::{self, Commits};
 
 /// Waits before a task that failed starts again.
 pub(crate) const RESTART: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
@@ -90,9 +91,10 @@ pub fn start(
             }
         });
     }
+    let commits = Arc::new(Commits::default());
     let writers: BTreeMap<_, _> = Resource::ALL
         .into_iter()
-        .map(|resource| (resource, writer(&config.local, resource, config.lease_ttl)))
+        .map(|resource| (resource, writer(&config.local, resource, config.lease_ttl, &commits)))
         .collect();
     let writers = Arc::new(writers);
     let board = Board::new(config.local.clone(), Arc::clone(&writers));
@@ -116,6 +118,16 @@ pub fn start(
     let heartbeat = announce::heartbeat_writer(&key::HEARTBEAT.into(), config.lease_ttl);
     spawn_writer(tasks, "write/heartbeat", &store, &heartbeat);
     announce::spawn_beat(tasks, &heartbeat);
+
+    let stamps = stamps::writer(&config.local.name, config.lease_ttl);
+    spawn_writer(tasks, "write/stamps", &store, &stamps);
+    tasks.spawn("stamps", Restart::WithBackoff(RESTART), move |stop| {
+        let publish = stamps::publish(Arc::clone(&commits), stamps.clone(), stop);
+        async move {
+            publish.await;
+            Ok::<(), Infallible>(())
+        }
+    });
 
     let (readable, readable_news) = watch::channel(ExportsReadable::default());
     let announcement =
@@ -155,11 +167,17 @@ async fn await_definitions(kube: kube::Client, limit: Duration) -> Result<(), De
     tokio::time::timeout(limit, all).await.map_err(|_elapsed| DefinitionsAbsent { limit })
 }
 
-fn writer(local: &LocalCluster, resource: Resource, lease_ttl: Duration) -> SyncWriter {
+fn writer(
+    local: &LocalCluster,
+    resource: Resource,
+    lease_ttl: Duration,
+    commits: &Arc<Commits>,
+) -> SyncWriter {
     let canary = resource.canary(Form::State, &local.name);
     SyncWriter::new(WriterConfig {
         canary: Some((Bytes::from(canary), announce::timestamp)),
         lease_ttl: Some(lease_ttl),
+        witness: Some(Arc::clone(commits) as _),
         ..WriterConfig::new(resource.prefix(Form::State, &local.name))
     })
 }

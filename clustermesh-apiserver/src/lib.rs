@@ -5,6 +5,7 @@
 //!  Kubernetes API ──list+watch──▶ export::Exporter ──▶ SyncWriter × 6 ──▶ cilium/state/…, cilium/synced/…
 //!                                 (pure)          └──▶ withheld, with reasons: /status, metrics, logs
 //!                                        announce ───▶ cilium/cluster-config/…, cilium/.heartbeat
+//!                                        stamps ─────▶ cilium/synced/<cluster>/isthmus/stamps/v1
 //! ```
 //!
 //! [`start`] takes a [`Config`], a Kubernetes client and a store, and runs until its tasks are stopped. What always holds:
@@ -23,6 +24,7 @@ pub mod mcs;
 mod metrics;
 mod round;
 mod scopes;
+mod stamps;
 mod users;
 mod watches;
 

@@ -25,9 +25,6 @@ pub(crate) const ETCD_VERSION: &str = "3.7.0";
 /// The same as the version of a cluster.
 pub(crate) const CLUSTER_VERSION: &str = "3.7";
 
-/// Records that are looked up under one hold of the store's lock.
-const KEPT_AT_ONCE: usize = 256;
-
 /// A client of an embedded [`Store`].
 #[derive(Clone, Debug)]
 pub struct EmbeddedClient {
@@ -49,9 +46,9 @@ impl EmbeddedClient {
         settled(&self.store).await
     }
 
-    async fn write_all(&self, batch: &[Write]) -> Result<Revision, Error> {
+    async fn write_all(&self, batch: &[Write], kept: impl FnMut(&Record)) -> Result<Revision, Error> {
         self.has_room()?;
-        let revision = Revision(self.store.write_batch(batch)?);
+        let revision = Revision(self.store.write_batch(batch, kept)?);
         self.settled().await?;
         Ok(revision)
     }
@@ -128,25 +125,13 @@ impl Client for EmbeddedClient {
     }
 
     async fn write(&self, batch: Vec<Write>) -> Result<Revision, Error> {
-        self.write_all(&batch).await
+        self.write_all(&batch, |_| ()).await
     }
 
     async fn write_kept(&self, batch: Vec<Write>) -> Result<(Revision, Vec<Record>), Error> {
-        let revision = self.write_all(&batch).await?;
-        let put = |write: &Write| match write {
-            Write::Put { key, .. } => Some(key.clone()),
-            Write::Delete { .. } | Write::DeleteRange { .. } => None,
-        };
-        let keys: Vec<Bytes> = batch.iter().filter_map(put).collect();
-        let mut records = Vec::with_capacity(keys.len());
-        for some in keys.chunks(KEPT_AT_ONCE) {
-            let kept = self.store.look(|keyspace| {
-                some.iter().map(|key| keyspace.get(key).cloned()).collect::<Option<Vec<_>>>()
-            });
-            // One is gone already: not worth the trouble.
-            let Some(kept) = kept else { return Ok((revision, Vec::new())) };
-            records.extend(kept);
-        }
+        let puts = batch.iter().filter(|write| matches!(write, Write::Put { .. })).count();
+        let mut records = Vec::with_capacity(puts);
+        let revision = self.write_all(&batch, |record| records.push(record.clone())).await?;
         Ok((revision, records))
     }
 

@@ -266,8 +266,9 @@ impl Store {
         self.change(|keyspace| keyspace.transact(txn))
     }
 
-    /// A batch as one revision, after its keys and leases are checked; nothing is written if one is missing.
-    pub(crate) fn write_batch(&self, batch: &[Write]) -> Result<i64, Refusal> {
+    /// A batch as one revision, after its keys and leases are checked; nothing is written if one is missing. `kept` is
+    /// called with what became of each put.
+    pub(crate) fn write_batch(&self, batch: &[Write], mut kept: impl FnMut(&Record)) -> Result<i64, Refusal> {
         let written = self.change(|keyspace| {
             let mut checked = 0;
             for write in batch {
@@ -285,7 +286,10 @@ impl Store {
             let mut txn = keyspace.write();
             for write in batch {
                 match write {
-                    Write::Put { key, value, lease } => drop(txn.put(key, value, lease.0)),
+                    Write::Put { key, value, lease } => {
+                        txn.put(key, value, lease.0);
+                        txn.latest().into_iter().for_each(&mut kept);
+                    }
                     Write::Delete { key } => drop(txn.delete_key(key)),
                     Write::DeleteRange { range } => drop(txn.delete_range(range)),
                 }

@@ -11,6 +11,7 @@ mod follow;
 mod lease_pool;
 mod lock;
 mod mirror;
+mod stored;
 mod writer;
 
 pub(crate) use self::chain::Chain;
@@ -20,5 +21,5 @@ pub use self::{
     follow::{FollowError, Follower},
     lock::{Lock, LockLost},
     mirror::Change,
-    writer::{SyncWriter, WriterConfig, WriterError, WriterStatus},
+    writer::{SyncWriter, Witness, WriterConfig, WriterError, WriterStatus},
 };

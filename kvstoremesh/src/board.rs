@@ -67,6 +67,21 @@ impl Board {
         result
     }
 
+    /// The same for what nobody waits for: [`Self::wait_for`] does not hear of it. With every batch of a hundred clusters
+    /// that list at a time, whoever waits would be woken.
+    pub(crate) fn remote_quietly<T>(
+        &self,
+        name: &ClusterName,
+        change: impl FnOnce(&mut Record) -> T,
+    ) -> Option<T> {
+        let mut result = None;
+        self.state.send_if_modified(|state| {
+            result = state.remotes.get_mut(name).map(change);
+            false
+        });
+        result
+    }
+
     /// Returns when `is_so`, which is asked at every change.
     pub(crate) async fn wait_for(&self, mut is_so: impl FnMut(&State) -> bool) {
         let mut changes = self.state.subscribe();

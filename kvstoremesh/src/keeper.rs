@@ -20,8 +20,10 @@ use mesh_types::{Reason, Rejection};
 
 use crate::resource::check_entry;
 
+mod named;
 mod shrink;
 
+pub(crate) use named::Named;
 pub use shrink::Shrink;
 use shrink::Sizes;
 
@@ -52,10 +54,12 @@ pub(crate) struct Patience {
 pub(crate) trait Target {
     /// How many keys are wanted.
     fn wanted(&self) -> usize;
+    /// To write, in order; each with the revision of the peer's store that it came with, or 0.
+    fn put(&self, entries: Vec<(Bytes, Bytes, u64)>);
     /// To write (`Some`) or delete (`None`), in order.
     fn extend(&self, wishes: Vec<(Bytes, Option<Bytes>)>);
     /// The wanted keys that `named` lacks.
-    fn omitted(&self, named: &BTreeSet<Bytes>) -> BTreeSet<Bytes>;
+    fn omitted(&self, named: &Named) -> BTreeSet<Bytes>;
     /// Those of `keys` that are wanted.
     fn wanted_of(&self, keys: &BTreeSet<Bytes>) -> BTreeSet<Bytes>;
     /// The set is complete: leftovers may go, and the canary may be written.
@@ -67,7 +71,7 @@ pub(crate) trait Target {
 pub(crate) struct Keeper {
     rules: Rules,
     /// What was named since contact was gained or lost; `None` while a watch tells of each change.
-    named: Option<BTreeSet<Bytes>>,
+    named: Option<Named>,
     contact: Contact,
     /// Keys that are left out because there are too many.
     over: BTreeSet<Bytes>,
@@ -186,7 +190,7 @@ impl Keeper {
 
     /// A connection begins, where a list comes first.
     pub(crate) fn connect(&mut self) {
-        self.named = Some(BTreeSet::new());
+        self.named = Some(Named::default());
         self.over.clear();
     }
 
@@ -211,7 +215,7 @@ impl Keeper {
     /// Takes a batch as a follower gives it.
     pub(crate) fn take(&mut self, batch: Vec<Change>, now: Instant, target: &impl Target) -> Taken {
         let mut taken = Taken::default();
-        let mut wishes = Vec::with_capacity(batch.len());
+        let mut entries = Vec::with_capacity(batch.len());
         let mut gone = BTreeSet::new();
         // Deletions at the end of a list are a conclusion, which is drawn in `complete` if the list can be trusted.
         let ends_list = matches!(batch.last(), Some(Change::ListDone { .. }));
@@ -221,9 +225,11 @@ impl Keeper {
             match change {
                 Change::Put { key, value, mod_revision, create_revision } => {
                     gone.remove(&key);
+                    // What a list names may have been written long ago.
+                    let is_news = self.named.is_none();
                     let fits = match &mut self.named {
                         Some(named) => {
-                            named.insert(key.clone());
+                            named.insert(&key);
                             named.len() <= self.rules.max_keys
                         }
                         None => {
@@ -236,7 +242,8 @@ impl Keeper {
                         Ok(()) => {
                             self.settle(&key);
                             taken.settled.push(key.clone());
-                            wishes.push((key, Some(value)));
+                            let mark = if is_news { u64::try_from(mod_revision.0).unwrap_or(0) } else { 0 };
+                            entries.push((key, value, mark));
                         }
                         Err(rejection) => taken.skipped.push((key, rejection)),
                     }
@@ -254,7 +261,7 @@ impl Keeper {
                     taken.signal = Some(Signal::Listed { revision });
                 }
                 Change::Lost { .. } => {
-                    self.named = Some(BTreeSet::new());
+                    self.named = Some(Named::default());
                     self.cut_off(now);
                     taken.signal = Some(Signal::Lost);
                 }
@@ -270,7 +277,7 @@ impl Keeper {
                 }
             }
         }
-        target.extend(wishes);
+        target.put(entries);
         if !gone.is_empty() {
             self.withdraw(gone, Reason::WithdrawalAbrupt, now, target);
         }
@@ -293,7 +300,7 @@ impl Keeper {
     pub(crate) fn not_offered(&mut self, now: Instant, target: &impl Target) {
         self.named = None;
         self.over.clear();
-        self.conclude(&BTreeSet::new(), Reason::CapabilityAbsent, now, target);
+        self.conclude(&Named::default(), Reason::CapabilityAbsent, now, target);
     }
 
     /// What is held back goes now, as the user says. Returns how many keys.
@@ -307,7 +314,7 @@ impl Keeper {
 
     /// Everything goes, because it may not be seen beside what comes.
     pub(crate) fn clear(&mut self, now: Instant, target: &impl Target) -> usize {
-        let all = target.omitted(&BTreeSet::new());
+        let all = target.omitted(&Named::default());
         let keys = all.len();
         target.extend(all.into_iter().map(|key| (key, None)).collect());
         self.held = None;
@@ -337,7 +344,7 @@ impl Keeper {
         }
         let (_, reason) = self.give_up_at(patience, target).filter(|(at, _)| *at <= now)?;
         // What a list under way has named already is as the peer says.
-        let gone = target.omitted(self.named.as_ref().unwrap_or(&BTreeSet::new()));
+        let gone = target.omitted(self.named.as_ref().unwrap_or(&Named::default()));
         let keys = gone.len();
         target.extend(gone.into_iter().map(|key| (key, None)).collect());
         self.held = None;
@@ -465,7 +472,7 @@ impl Keeper {
     }
 
     /// The peer's word is that there are these keys and no others.
-    fn conclude(&mut self, named: &BTreeSet<Bytes>, reason: Reason, now: Instant, target: &impl Target) {
+    fn conclude(&mut self, named: &Named, reason: Reason, now: Instant, target: &impl Target) {
         let omitted = target.omitted(named);
         self.is_current();
         if let Some(held) = &mut self.held {

@@ -35,6 +35,7 @@ mod settings;
 mod sinks;
 mod slots;
 mod status;
+mod timing;
 pub mod troubleshoot;
 
 pub use board::Board;

@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::board::Board;
 use crate::config::{self, Change, Directory, PeerFile};
@@ -162,7 +162,7 @@ impl Mesh {
                 None
             }
             Action::Remove(name) => {
-                info!(cluster = %name, "remote cluster no longer configured, removing what was mirrored");
+                info!(cluster = %name, "remote cluster no longer configured");
                 if let Some(running) = clusters.running.remove(&name) {
                     self.remove_cluster(spawner, name, running);
                 }
@@ -228,8 +228,13 @@ impl Mesh {
                 state.removing.insert(name.clone(), stage);
             });
         };
-        let times = (shared.settings.removal_grace, shared.settings.lease_ttl);
-        remove(name, times, &shared.local, show).await;
+        if shared.settings.drain_on_removal {
+            let times = (shared.settings.removal_grace, shared.settings.lease_ttl);
+            remove(name, times, &shared.local, show).await;
+        } else {
+            let lasts = shared.settings.lease_ttl;
+            warn!(cluster = %name, ?lasts, "what was mirrored is not removed, since that is switched off: it lasts as long as its leases");
+        }
         shared.ids.lock().unwrap_or_else(PoisonError::into_inner).release(name);
         let mut clusters = self.clusters();
         shared.board.change(|state| {

@@ -223,7 +223,7 @@ fn safety(encoder: &mut DescriptorEncoder<'_>, state: &State) -> Result<(), fmt:
     let name = "remote_cluster_change_visible_seconds";
     let mut series = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
     for (cluster, record) in &state.remotes {
-        for (source, latency) in &record.latency {
+        for (source, latency) in record.latencies() {
             let labels = [("target_cluster", cluster.as_str()), ("source", source.word())];
             series.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
                 latency.sum_seconds(),
@@ -231,6 +231,24 @@ fn safety(encoder: &mut DescriptorEncoder<'_>, state: &State) -> Result<(), fmt:
                 &latency.buckets(),
                 None,
             )?;
+        }
+    }
+    let help = "Difference of the peer's clock to ours and the shortest way: the least of the latest changes";
+    let name = "remote_cluster_clock_difference_seconds";
+    let mut series = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (cluster, record) in &state.remotes {
+        for (source, latency) in record.latencies() {
+            let labels = [("target_cluster", cluster.as_str()), ("source", source.word())];
+            ConstGauge::new(latency.least_seconds()).encode(series.encode_family(&labels)?)?;
+        }
+    }
+    let help = "Changes that seem to have arrived before they were made, by both clocks; they count as zero";
+    let name = "remote_cluster_changes_ahead";
+    let mut series = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (cluster, record) in &state.remotes {
+        for (source, latency) in record.latencies() {
+            let labels = [("target_cluster", cluster.as_str()), ("source", source.word())];
+            ConstCounter::new(latency.ahead()).encode(series.encode_family(&labels)?)?;
         }
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use mesh_types::{ClusterConfig, Reason, Rejection, Resource};
@@ -45,7 +45,7 @@ pub(crate) struct Record {
     /// How often what was known was withdrawn because a time was over, by rule.
     pub(crate) given_up: BTreeMap<Reason, u64>,
     pub(crate) clock: Clock,
-    /// How long changes took to get here.
+    /// How long heartbeats took to get here.
     pub(crate) latency: BTreeMap<Source, Latency>,
 }
 
@@ -152,12 +152,20 @@ impl Record {
         self.trouble = None;
     }
 
-    /// The heartbeat changed, and is `late` by the peer's clock.
-    pub(crate) fn heartbeat(&mut self, now: Instant, late: Option<(Source, Duration)>) {
+    /// The heartbeat changed, and is so many microseconds late by the peer's clock.
+    pub(crate) fn heartbeat(&mut self, now: Instant, late: Option<(Source, i64)>) {
         self.last_heartbeat = Some(now);
         if let Some((source, late)) = late {
             self.latency.entry(source).or_default().note(late);
         }
+    }
+
+    /// What was measured of how long changes take.
+    pub(crate) fn latencies(&self) -> BTreeMap<Source, Latency> {
+        let mut all = self.latency.clone();
+        all.insert(Source::Revision, self.sinks.timing().latency());
+        all.retain(|_, latency| latency.count() > 0);
+        all
     }
 
     /// Up to when what the peer wrote is known: the kind's or the heartbeat's last sign of life on a connection that stood.
@@ -253,6 +261,7 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn record() -> Record {
         let settings = crate::Settings::new(mesh_types::LocalCluster::new("here", 1, 255).unwrap(), "/mesh");

@@ -7,11 +7,13 @@
 //! ```
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use kvstore::sync::{Change, FollowError, Follower};
 use kvstore::{Client, Error, EtcdClient, EtcdConfig, KeyRange};
@@ -84,10 +86,8 @@ impl Remote {
             return Ok(());
         }
         let time = self.clone();
-        tokio::select! {
-            ended = self.connect_again_and_again(stop) => ended,
-            never = time.keep_time() => match never {},
-        }
+        let keep_time = async move { match time.keep_time().await {} };
+        first_of([self.connect_again_and_again(stop).boxed(), keep_time.boxed()]).await
     }
 
     async fn connect_again_and_again(mut self, stop: CancellationToken) -> Result<(), Infallible> {
@@ -130,10 +130,7 @@ impl Remote {
             Err(trouble) => trouble,
             Ok(client) => {
                 let client = client.as_ref();
-                tokio::select! {
-                    trouble = self.watch_heartbeat(client) => trouble,
-                    trouble = self.obey(client) => trouble,
-                }
+                first_of([self.watch_heartbeat(client).boxed(), self.obey(client).boxed()]).await
             }
         }
     }
@@ -156,6 +153,7 @@ impl Remote {
         let status = timeout(STATUS_LIMIT, client.status()).await;
         let store_id = status.ok().and_then(Result::ok).map(|status| status.cluster_id);
         info!(cluster = %self.name, store_id = store_id.map(|id| format!("{id:x}")), "connected to the remote cluster");
+        self.sinks.timing().reset();
         self.record(|record| record.connected(store_id));
         Ok(client)
     }
@@ -236,10 +234,7 @@ impl Remote {
                 }
             }
         };
-        tokio::select! {
-            trouble = read => trouble,
-            trouble = act => trouble,
-        }
+        first_of([read.boxed(), act.boxed()]).await
     }
 
     /// Validates what the peer announces, takes its id, and announces it to the readers of the local store.
@@ -269,18 +264,10 @@ impl Remote {
             self.sinks.keep(kind, |keeper, writer| keeper.not_offered(Instant::now(), writer));
             self.record(|record| record.view(kind).not_offered());
         }
-        let mut kinds: FuturesUnordered<_> = KINDS
-            .into_iter()
-            .filter(offered)
-            .map(|kind| {
-                self.mirror(
-                    client,
-                    kind,
-                    form,
-                    config.capabilities.synced_canaries.then(|| canaries.subscribe()),
-                )
-            })
-            .collect();
+        let kinds = KINDS.into_iter().filter(offered).map(|kind| {
+            let canaries = config.capabilities.synced_canaries.then(|| canaries.subscribe());
+            self.mirror(client, kind, form, canaries).boxed()
+        });
         let read_canaries = async {
             if !config.capabilities.synced_canaries {
                 return std::future::pending().await;
@@ -288,15 +275,12 @@ impl Remote {
             let mut feed = Feed::new(client, key::synced_prefix(&self.name));
             loop {
                 match feed.next().await {
-                    Ok(batch) => mirror::note_canaries(&canaries, batch),
+                    Ok(batch) => self.note_synced(&canaries, batch),
                     Err(trouble) => return trouble,
                 }
             }
         };
-        tokio::select! {
-            Some(trouble) = kinds.next() => trouble,
-            trouble = read_canaries => trouble,
-        }
+        first_of(kinds.chain([read_canaries.boxed()])).await
     }
 
     /// The connection is gone; everything that was mirrored stays.
@@ -336,6 +320,16 @@ async fn changed<T>(value: &mut watch::Receiver<T>) {
     }
 }
 
+/// What the first of some futures returns. Only those that are woken are polled: of a peer with a watch for each kind, the
+/// heartbeat and more, mostly one has news.
+async fn first_of<'a, T>(futures: impl IntoIterator<Item = BoxFuture<'a, T>>) -> T {
+    let mut running: FuturesUnordered<_> = futures.into_iter().collect();
+    match running.next().await {
+        Some(ended) => ended,
+        None => std::future::pending().await,
+    }
+}
+
 /// What a follower says, as it says it.
 struct Feed<'a> {
     batches: mpsc::Receiver<Vec<Change>>,
@@ -348,7 +342,7 @@ impl<'a> Feed<'a> {
         let (out, batches) = mpsc::channel(QUEUE);
         let run = Box::pin(async move {
             // What is known across connections is in the writers.
-            let mut follower = Follower::new(prefix);
+            let mut follower = Follower::forgetful(prefix);
             follower.run(client, &out, &CancellationToken::new()).await
         });
         Self { batches, run }
@@ -356,13 +350,19 @@ impl<'a> Feed<'a> {
 
     /// The next batch, or why there will be none. Not to be called after an error.
     async fn next(&mut self) -> Result<Vec<Change>, Rejection> {
-        tokio::select! {
-            biased;
-            Some(batch) = self.batches.recv() => Ok(batch),
-            end = &mut self.run => Err(match end {
-                Err(error) => explain_follow(&error),
-                Ok(()) => Rejection::new(Reason::PeerDisconnected, "stopped"),
-            }),
-        }
+        poll_fn(|context| {
+            // Batches come from nowhere but the polls of `run`, so that nobody needs to be woken for them.
+            if let Ok(batch) = self.batches.try_recv() {
+                return Poll::Ready(Ok(batch));
+            }
+            match self.run.poll_unpin(context) {
+                Poll::Ready(Err(error)) => Poll::Ready(Err(explain_follow(&error))),
+                Poll::Ready(Ok(())) => Poll::Ready(Err(Rejection::new(Reason::PeerDisconnected, "stopped"))),
+                Poll::Pending => {
+                    self.batches.try_recv().map_or(Poll::Pending, |batch| Poll::Ready(Ok(batch)))
+                }
+            }
+        })
+        .await
     }
 }

@@ -20,6 +20,9 @@ pub struct Settings {
     pub lease_ttl: Duration,
     /// How long readers have to let go of a cluster between the removal of its cluster-config and that of its data.
     pub removal_grace: Duration,
+    /// Whether what was mirrored of a cluster that is no longer configured is removed. If not, it stays as it is until its
+    /// leases end or someone forgets the cluster.
+    pub drain_on_removal: bool,
     /// Silence of a peer's heartbeat after which its connection is given up.
     pub heartbeat_timeout: Duration,
     /// Waits between attempts to reach a peer. Cilium waits `n` seconds after the n-th failure, without a limit.
@@ -55,6 +58,7 @@ impl Settings {
             directory: directory.into(),
             lease_ttl: Duration::from_secs(15 * 60),
             removal_grace: Duration::from_secs(3 * 60),
+            drain_on_removal: true,
             heartbeat_timeout: Duration::from_secs(2 * 60),
             backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             max_value_bytes: 1024 * 1024,

@@ -1,11 +1,13 @@
 //! What the local store should hold of one remote cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures::future::{join_all, try_join_all};
+use futures::StreamExt as _;
+use futures::future::join_all;
+use futures::stream::FuturesUnordered;
 use kvstore::Client;
 use kvstore::sync::{SyncWriter, WriterConfig, WriterError, WriterStatus};
 use mesh_types::{ClusterConfig, ClusterName, Form, MirrorWord, Resource, key, mirror_word_key};
@@ -13,8 +15,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::Settings;
-use crate::keeper::{Keeper, Target};
+use crate::keeper::{Keeper, Named, Target};
 use crate::resource::KINDS;
+use crate::timing::Timing;
 
 /// One writer per kind with what decides for it, one writer for the cluster-config, and one for what there is to say.
 ///
@@ -26,6 +29,7 @@ pub(crate) struct Sinks {
     word: SyncWriter,
     kinds: BTreeMap<Resource, Sink>,
     stirred: Notify,
+    timing: Arc<Timing>,
 }
 
 #[derive(Debug)]
@@ -36,10 +40,12 @@ struct Sink {
 
 impl Sinks {
     pub(crate) fn new(cluster: &ClusterName, settings: &Settings) -> Self {
+        let timing = Arc::new(Timing::default());
         let sink = |kind: Resource| {
             let mut config = WriterConfig::new(Bytes::from(kind.prefix(Form::Cache, cluster)));
             config.canary = Some((Bytes::from(kind.canary(Form::Cache, cluster)), time_of_day));
             config.lease_ttl = Some(settings.lease_ttl);
+            config.witness = Some(Arc::clone(&timing) as _);
             (
                 kind,
                 Sink { writer: SyncWriter::new(config), keeper: Mutex::new(Keeper::new(settings.rules())) },
@@ -58,7 +64,13 @@ impl Sinks {
             word: SyncWriter::new(word),
             kinds: KINDS.into_iter().map(sink).collect(),
             stirred: Notify::new(),
+            timing,
         }
+    }
+
+    /// How long changes take.
+    pub(crate) fn timing(&self) -> &Timing {
+        &self.timing
     }
 
     /// Shows the keeper of a kind what has happened, and where it may carry out what follows.
@@ -96,7 +108,12 @@ impl Sinks {
     /// Writes until `stop`, which leaves everything as it is.
     pub(crate) async fn run(&self, local: &dyn Client, stop: &CancellationToken) -> Result<(), WriterError> {
         let all = self.kinds.values().map(|sink| &sink.writer).chain([&self.config, &self.word]);
-        try_join_all(all.map(|writer| writer.run(local, stop))).await.map(drop)
+        // Only the one that is woken is polled.
+        let mut running: FuturesUnordered<_> = all.map(|writer| writer.run(local, stop)).collect();
+        while let Some(ended) = running.next().await {
+            ended?;
+        }
+        Ok(())
     }
 
     /// Announces the cluster to the readers of the local store; returns when that is written.
@@ -159,11 +176,15 @@ impl Target for SyncWriter {
         self.status().progress.wanted
     }
 
+    fn put(&self, entries: Vec<(Bytes, Bytes, u64)>) {
+        self.extend_marked(entries);
+    }
+
     fn extend(&self, wishes: Vec<(Bytes, Option<Bytes>)>) {
         SyncWriter::extend(self, wishes);
     }
 
-    fn omitted(&self, named: &BTreeSet<Bytes>) -> BTreeSet<Bytes> {
+    fn omitted(&self, named: &Named) -> BTreeSet<Bytes> {
         wanted_where(self, |key| !named.contains(key))
     }
 

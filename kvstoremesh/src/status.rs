@@ -10,7 +10,6 @@ use mesh_types::{ClusterConfig, ClusterName, LocalCluster, PeerContact, Reason, 
 use serde::{Deserialize, Serialize};
 
 use crate::board::{Board, State};
-use crate::latency::{Latency, Source};
 use crate::record::{Phase, Record};
 use crate::remote::contact;
 use crate::resource::{KINDS, is_offered};
@@ -75,7 +74,8 @@ pub struct RemoteStatus {
     #[serde(default)]
     pub lost_contact: String,
     /// How long changes took from the peer's clock to here, by what tells the peer's time: `heartbeat` in whole
-    /// seconds, or `stamp` to the microsecond where the peer is Isthmus.
+    /// seconds; where the peer is Isthmus `stamp`, its heartbeat to the microsecond, and `revision`, each change until it
+    /// was stored here.
     #[serde(default)]
     pub latency: BTreeMap<String, LatencyStatus>,
     /// Since its heartbeat changed.
@@ -181,6 +181,13 @@ pub struct LatencyStatus {
     pub max_seconds: f64,
     /// The latest.
     pub last_seconds: f64,
+    /// How many seem to have arrived before they were sent, by both clocks; they count as zero.
+    #[serde(default)]
+    pub ahead: u64,
+    /// The least of the latest hundreds as both clocks tell it, below zero too: the difference of the clocks and the
+    /// shortest way.
+    #[serde(default)]
+    pub least_seconds: f64,
 }
 
 /// An entry that is not mirrored.
@@ -383,8 +390,8 @@ const fn word_of(contact: PeerContact) -> &'static str {
 }
 
 fn latencies(record: &Record) -> BTreeMap<String, LatencyStatus> {
-    let measured = |(source, latency): (&Source, &Latency)| (source.word().to_owned(), latency.status());
-    record.latency.iter().filter(|(_, latency)| latency.count() > 0).map(measured).collect()
+    let all = record.latencies().into_iter();
+    all.map(|(source, latency)| (source.word().to_owned(), latency.status())).collect()
 }
 
 fn config(config: &ClusterConfig) -> ConfigStatus {

@@ -12,6 +12,7 @@
 //! cilium/state/endpointslices/v1/<cluster>/<ns>/<n> ClusterEndpointSlice zstd of protobuf
 //! cilium/cluster-config/<cluster>                   ClusterConfig       JSON
 //! cilium/synced/<cluster>/<prefix>                  a time, RFC 3339
+//! cilium/synced/<cluster>/isthmus/stamps/v1         Stamps              JSON
 //! cilium/.heartbeat                                 a time, RFC 3339
 //! ```
 //!
@@ -31,6 +32,7 @@ mod reason;
 mod service;
 mod service_name;
 mod slice;
+mod stamps;
 
 pub mod annotation;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -57,6 +59,7 @@ pub use slice::{
     ClusterEndpointSlice, SERVICE_NAME_LABEL, SliceConditions, SliceEndpoint, SliceHints, SlicePort,
     SliceZone,
 };
+pub use stamps::{MAX_STAMPS, STAMPS, Stamps, stamps_key};
 
 fn expect_cluster(kind: &str, name: &str, found: &str, peer: &Peer) -> Result<(), Rejection> {
     if found == peer.name.as_str() {

@@ -3,7 +3,7 @@
 use crate::cmd::cluster::{self, ClusterArgs, ServeArgs};
 use crate::daemon::{self, Daemon, DaemonArgs, Spec};
 use crate::duration;
-use crate::exit::{Exit, Usage};
+use crate::exit::Exit;
 use crate::listen;
 use crate::store::{ObservedStore, StoreArgs, StoreSeries};
 use anyhow::Context as _;
@@ -116,7 +116,7 @@ pub(crate) struct MirrorArgs {
     /// How long after contact was lost services, exports and endpoint slices are withdrawn; 0s is never.
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration::parse)]
     clustermesh_cache_ttl: Duration,
-    /// Keep what was mirrored of a cluster whose configuration is gone.
+    /// Leave what was mirrored of a cluster whose configuration is gone until its leases end.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
         default_value_t = false, action = ArgAction::Set, hide = true)]
     disable_drain_on_disconnection: bool,
@@ -136,7 +136,6 @@ impl Args {
 impl Mirror {
     fn run(self) -> anyhow::Result<Exit> {
         let local = self.cluster.local()?;
-        self.mirror.check()?;
         daemon::run(&SPEC, &self.serve.of(&self.daemon), async |daemon| {
             self.serve.start(daemon).await?;
             if let Some(address) = self.api_serve_addr {
@@ -179,20 +178,11 @@ impl MirrorArgs {
         board
     }
 
-    /// What the mirror cannot do is refused, rather than left undone.
-    pub(crate) fn check(&self) -> anyhow::Result<()> {
-        if self.disable_drain_on_disconnection {
-            return Err(Usage::error(
-                "--disable-drain-on-disconnection: expected false, a cluster without configuration is removed",
-            ));
-        }
-        Ok(())
-    }
-
     fn settings(&self, local: LocalCluster, options: &StoreArgs) -> Settings {
         Settings {
             lease_ttl: options.lease_ttl(),
             removal_grace: self.removal_grace,
+            drain_on_removal: !self.disable_drain_on_disconnection,
             heartbeat_timeout: self.heartbeat_timeout,
             max_value_bytes: self.max_value_bytes,
             max_keys_per_kind: self.max_keys_per_kind,
@@ -243,7 +233,6 @@ mod tests {
         let line =
             Line::try_parse_from(words.chain(line.split_whitespace())).map_err(|error| error.to_string())?;
         let mirror = line.args.daemon;
-        mirror.mirror.check().map_err(|error| error.to_string())?;
         Ok(mirror.mirror.settings(mirror.cluster.local().unwrap(), &mirror.store))
     }
 
@@ -254,6 +243,9 @@ mod tests {
         let untold = Settings::new(defaults.local.clone(), "");
         assert_eq!(defaults.max_keys_per_kind, untold.max_keys_per_kind);
         assert_eq!((defaults.lost_contact, defaults.cache_ttl), (LostContact::Keep, None));
+        assert!(defaults.drain_on_removal);
+        assert!(!settings("--disable-drain-on-disconnection").unwrap().drain_on_removal);
+        assert!(settings("--disable-drain-on-disconnection=false").unwrap().drain_on_removal);
 
         let line = "--withdrawal-share=20 --withdrawal-window=30s --withdrawal-exempt=3 --withdrawal-hold=1h \
             --max-keys-per-kind=7 --max-value-bytes=9 --clustermesh-cache-ttl=10m \
@@ -281,7 +273,6 @@ mod tests {
             ("--withdrawal-share=101", "101 is not in 0..=100"),
             ("--withdrawal-hold=0s", "longer than zero"),
             ("--max-keys-per-kind=0", "above 0"),
-            ("--disable-drain-on-disconnection", "expected false"),
         ] {
             let refused = settings(line).unwrap_err();
             assert!(refused.contains(expected), "{line}: {refused}");

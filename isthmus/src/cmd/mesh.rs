@@ -78,7 +78,6 @@ impl Args {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let local = self.cluster.local()?;
         self.export.config(&local, &self.store)?;
-        self.mirror.check()?;
         let zone = ZoneSettings {
             zone: self.dns_zone.clone(),
             ttl_seconds: dns::TTL_SECONDS,

@@ -18,6 +18,8 @@ pub struct WriteTxn<'a> {
     events: Vec<Committed>,
     /// Where the last change was: what is written together is often close together.
     near: Option<Place>,
+    /// What was stored last.
+    latest: Option<SlotId>,
 }
 
 /// A change of one key.
@@ -107,7 +109,7 @@ impl Keyspace {
     /// Begins the next revision. Nothing else can see the store until [`WriteTxn::commit`].
     pub fn write(&mut self) -> WriteTxn<'_> {
         let revision = self.revision + 1;
-        WriteTxn { store: self, revision, changed: false, events: Vec::new(), near: None }
+        WriteTxn { store: self, revision, changed: false, events: Vec::new(), near: None, latest: None }
     }
 
     /// The latest version of `key`.
@@ -176,8 +178,14 @@ impl WriteTxn<'_> {
                 store.leases.attach(lease, id, &mut store.slots);
             }
         }
+        self.latest = Some(id);
         self.log(id, prev.as_ref());
         prev
+    }
+
+    /// What [`Self::put`] stored last.
+    pub fn latest(&self) -> Option<&Record> {
+        self.latest.map(|id| &self.store.slots.get(id).current)
     }
 
     /// Deletes a key; returns what it was.

@@ -41,7 +41,7 @@ impl Store {
         };
         let notes: Vec<Write> = moved.into_iter().map(note).collect();
         // Refused only for a lease that is missing, and there is none.
-        let _never_refused = self.write_batch(&notes);
+        let _never_refused = self.write_batch(&notes, |_| ());
         self.root_changes.fetch_add(1, Ordering::AcqRel);
         self.hub.wake_all();
     }

@@ -4,18 +4,19 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
+use super::stored::{Entry, Stored};
 use crate::{client::LeaseId, mvcc::Record};
 
 /// The desired keys of one prefix and how far the store is behind them. Keys are relative to the prefix.
 ///
-/// Memory: per key that is stored, its bytes and about 70 more; a value that a store in this process holds takes
-/// none. What is not stored yet is kept as it was told.
+/// Memory: a key that a store in this process holds takes 16 bytes, one that another store holds its bytes and about 50
+/// more; see [`Stored`]. What is not stored yet is kept as it was told.
 #[derive(Debug, Default)]
 pub(crate) struct DesiredSet {
     /// What the store holds, as far as is known. All of it is wanted, but for what a wish or `leftovers` names.
-    stored: BTreeMap<Box<[u8]>, Stored>,
+    stored: Stored,
     /// What should be there instead.
-    wishes: BTreeMap<Box<[u8]>, Wish>,
+    wishes: BTreeMap<Bytes, Wish>,
     /// Keys of wishes in the order in which they became due. Those whose wish is no longer queued mean nothing.
     queue: VecDeque<Bytes>,
     /// Keys in `stored` that an earlier life left and nobody has wanted since.
@@ -44,27 +45,12 @@ enum Canary {
     Stored,
 }
 
-/// A key as the store has it.
-#[derive(Debug)]
-struct Stored {
-    value: Kept,
-    lease: LeaseId,
-}
-
-/// A value, without anything around it that would stay with it.
-#[derive(Debug)]
-enum Kept {
-    /// A store in this process holds it.
-    Shared(Record),
-    /// We do.
-    Own(Box<[u8]>),
-}
-
 #[derive(Debug)]
 struct Wish {
     /// What the store should hold; `None` is nothing.
     value: Option<Bytes>,
     number: u64,
+    mark: u64,
     /// A write of it (or of an earlier one) is under way.
     flying: bool,
     queued: bool,
@@ -77,6 +63,8 @@ pub(crate) struct Item {
     pub(crate) key: Bytes,
     pub(crate) value: Option<Bytes>,
     pub(crate) number: u64,
+    /// What whoever wished it knows it by; 0 is nothing.
+    pub(crate) mark: u64,
     pub(crate) lease: LeaseId,
 }
 
@@ -115,10 +103,20 @@ pub struct Progress {
 }
 
 impl DesiredSet {
+    /// Of a prefix of so many bytes.
+    pub(crate) fn under(prefix: usize) -> Self {
+        Self { stored: Stored::under(prefix), ..Self::default() }
+    }
+
     /// The store should hold `value` at `key`. Returns whether that is news.
     pub(crate) fn upsert(&mut self, key: Bytes, value: Bytes) -> bool {
+        self.upsert_marked(key, value, 0)
+    }
+
+    /// The same; [`Item::mark`] of its write is `mark`. A wish that comes before it is written takes its place, mark and all.
+    pub(crate) fn upsert_marked(&mut self, key: Bytes, value: Bytes, mark: u64) -> bool {
         let stored = self.stored.get(&key[..]);
-        let is_stored = stored.is_some_and(|stored| stored.value.bytes() == &value[..]);
+        let is_stored = stored.is_some_and(|stored| stored.value == &value[..]);
         match self.wishes.get(&key[..]) {
             Some(wish) if wish.value.as_ref() == Some(&value) => return false,
             Some(wish) => {
@@ -137,7 +135,7 @@ impl DesiredSet {
             }
             None => self.wanted += 1,
         }
-        self.wish(&key, Some(value));
+        self.wish_marked(key, Some(value), mark);
         true
     }
 
@@ -145,7 +143,7 @@ impl DesiredSet {
     pub(crate) fn rewrite(&mut self, key: &[u8], value: Bytes) {
         self.wanted += usize::from(!self.wants(key));
         self.leftovers.remove(key);
-        self.wish(key, Some(value));
+        self.wish(Bytes::copy_from_slice(key), Some(value));
     }
 
     /// The store should not hold `key`. Returns whether that is news; a key that was never wanted is not.
@@ -154,11 +152,11 @@ impl DesiredSet {
             return false;
         }
         self.wanted -= 1;
-        let nothing_to_undo = |wish: &Wish| self.looked && !wish.flying && !self.stored.contains_key(key);
+        let nothing_to_undo = |wish: &Wish| self.looked && !wish.flying && !self.stored.contains(key);
         if self.wishes.get(key).is_some_and(nothing_to_undo) {
             self.fulfil(key);
         } else {
-            self.wish(key, None);
+            self.wish(Bytes::copy_from_slice(key), None);
         }
         true
     }
@@ -167,7 +165,7 @@ impl DesiredSet {
     pub(crate) fn wants(&self, key: &[u8]) -> bool {
         match self.wishes.get(key) {
             Some(wish) => wish.value.is_some(),
-            None => self.stored.contains_key(key) && !self.leftovers.contains(key),
+            None => self.stored.contains(key) && !self.leftovers.contains(key),
         }
     }
 
@@ -175,9 +173,10 @@ impl DesiredSet {
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&[u8]) -> bool) -> bool {
         let is_left = |key: &[u8]| !self.leftovers.is_empty() && self.leftovers.contains(key);
         let settled = |key: &[u8]| self.wishes.is_empty() || !self.wishes.contains_key(key);
-        let stored = self.stored.keys().filter(|key| settled(key) && !is_left(key));
-        let wished = self.wishes.iter().filter(|(_, wish)| wish.value.is_some()).map(|(key, _)| key);
-        let gone: Vec<Box<[u8]>> = stored.chain(wished).filter(|key| !keep(key)).cloned().collect();
+        let stored = self.stored.iter().filter(|entry| settled(entry.key) && !is_left(entry.key));
+        let wished = self.wishes.iter().filter(|(_, wish)| wish.value.is_some()).map(|(key, _)| &key[..]);
+        let all = stored.map(|entry| entry.key).chain(wished);
+        let gone: Vec<Bytes> = all.filter(|key| !keep(key)).map(Bytes::copy_from_slice).collect();
         for key in &gone {
             self.delete(key);
         }
@@ -221,8 +220,10 @@ impl DesiredSet {
                     break;
                 }
                 (wish.queued, wish.flying) = (false, true);
-                let lease = self.stored.get(&key[..]).map_or(LeaseId::NONE, |stored| stored.lease);
-                items.push(Item { key: key.clone(), value: wish.value.clone(), number: wish.number, lease });
+                let lease = self.stored.get(key).map_or(LeaseId::NONE, |stored| stored.lease);
+                let Wish { value, number, mark, .. } = wish;
+                let (value, number, mark) = (value.clone(), *number, *mark);
+                items.push(Item { key: key.clone(), value, number, mark, lease });
             }
             self.queue.pop_front();
         }
@@ -240,27 +241,14 @@ impl DesiredSet {
         let mut records = records.into_iter();
         for item in items {
             // A newer wish stays, with the rest of what is known.
-            let key = match self.wishes.get_mut(&item.key[..]) {
-                Some(wish) if wish.number != item.number => {
-                    wish.flying = false;
-                    None
-                }
-                Some(_) | None => self.wishes.remove_entry(&item.key[..]).map(|(key, wish)| {
-                    self.early -= usize::from(wish.early);
-                    key
-                }),
+            match self.wishes.get_mut(&item.key) {
+                Some(wish) if wish.number != item.number => wish.flying = false,
+                Some(_) | None => self.fulfil(&item.key),
+            }
+            let (left, now) = match &item.value {
+                None => (self.stored.remove(&item.key), LeaseId::NONE),
+                Some(value) => (self.stored.insert(&item.key, value, item.lease, records.next()), item.lease),
             };
-            let (before, now) = match item.value {
-                None => (self.stored.remove(&item.key[..]), LeaseId::NONE),
-                Some(value) => {
-                    // Someone else may have written the key since.
-                    let shared = records.next().filter(|record| record.fields().value == &value[..]);
-                    let value = shared.map_or_else(|| Kept::Own((&value[..]).into()), Kept::Shared);
-                    let key = key.unwrap_or_else(|| (&item.key[..]).into());
-                    (self.stored.insert(key, Stored { value, lease: item.lease }), item.lease)
-                }
-            };
-            let left = before.map(|before| before.lease);
             freed.extend(left.filter(|lease| *lease != LeaseId::NONE && *lease != now));
         }
         freed
@@ -301,34 +289,38 @@ impl DesiredSet {
                 Some(_) => {}
                 None => drop(self.leftovers.insert((&key[..]).into())),
             }
-            self.stored.insert((&key[..]).into(), Stored { value: Kept::Own((&value[..]).into()), lease });
+            self.stored.insert(&key, &value, lease, None);
         }
         leases
     }
 
-    /// What the store holds under the prefix: what is not wanted is due for deletion, and what is not as we left it is
-    /// due again, all before the canary.
-    pub(crate) fn sweep(&mut self, found: impl IntoIterator<Item = Found>) {
-        let leftovers = std::mem::take(&mut self.leftovers);
+    /// What the store holds under the prefix behind the key `from`, up to the last of `found` or, if this is the end of the
+    /// list, without a limit. What is not wanted is due for deletion, and what is not as we left it is due again, all
+    /// before the canary. Tell it the whole list part by part, then call [`Self::swept`].
+    pub(crate) fn sweep(&mut self, from: Option<&[u8]>, found: Vec<Found>, ends: bool) {
+        let through = found.last().map(|found| found.key.clone()).filter(|_| !ends);
         let mut named = BTreeSet::new();
         for Found { key, value, lease } in found {
-            let ours = self.stored.get(&key[..]).filter(|_| !leftovers.contains(&key[..]));
-            let intact = ours.is_some_and(|ours| ours.value.bytes() == &value[..] && ours.lease == lease);
-            if !intact && !self.wishes.contains_key(&key[..]) {
-                let wanted = ours.map(|ours| ours.value.to_bytes());
-                self.wish_early(&key, wanted);
+            let left = self.leftovers.remove(&key[..]);
+            let ours = self.stored.get(&key).filter(|_| !left);
+            let intact = ours.is_some_and(|ours| ours.value == &value[..] && ours.lease == lease);
+            if !intact && !self.wishes.contains_key(&key) {
+                let wanted = ours.map(|ours| ours.taken().1);
+                self.wish_early(key.clone(), wanted);
             }
             named.insert(key);
         }
-        let lacks = |key: &[u8], _: &mut Stored| !named.contains(key) && !self.wishes.contains_key(key);
-        let missing: Vec<_> = self.stored.extract_if(.., |key, stored| lacks(key, stored)).collect();
-        for (key, stored) in missing.into_iter().filter(|(key, _)| !leftovers.contains(key)) {
-            self.wish_early(&key, Some(stored.value.into_bytes()));
+        let lacks = |entry: &Entry<'_>| !named.contains(entry.key) && !self.wishes.contains_key(entry.key);
+        let missing = self.stored.between(from, through.as_deref()).filter(lacks);
+        for (key, value) in missing.map(|entry| entry.taken()).collect::<Vec<_>>() {
+            self.stored.remove(&key);
+            if !self.leftovers.remove(&key[..]) {
+                self.wish_early(key, Some(value));
+            }
         }
-        self.swept();
     }
 
-    /// Nothing is to be removed that is not ours.
+    /// Nothing is (or is any more) to be removed that is not ours.
     pub(crate) fn swept(&mut self) {
         for key in std::mem::take(&mut self.leftovers) {
             self.stored.remove(&key);
@@ -353,7 +345,7 @@ impl DesiredSet {
 
     /// The store lost `lease` and its keys: they are due again.
     pub(crate) fn lease_lost(&mut self, lease: LeaseId) {
-        self.lost_where(|stored| stored.lease == lease);
+        self.lost_where(|entry| entry.lease == lease);
     }
 
     /// The store may have lost everything (it was replaced, or our leases are not kept alive any more): it has to be
@@ -364,7 +356,7 @@ impl DesiredSet {
         for (key, wish) in self.wishes.iter_mut().filter(|(_, wish)| wish.flying) {
             wish.flying = false;
             if !std::mem::replace(&mut wish.queued, true) {
-                self.queue.push_back(Bytes::copy_from_slice(key));
+                self.queue.push_back(key.clone());
             }
         }
         self.looked = false;
@@ -376,11 +368,11 @@ impl DesiredSet {
     /// Someone else changed `key` to `found` in the store. Returns whether we mind.
     pub(crate) fn foreign(&mut self, key: &[u8], found: Option<&Bytes>) -> bool {
         let Some(stored) = self.stored.get(key) else { return false };
-        let unchanged = found.is_some_and(|found| stored.value.bytes() == &found[..]);
+        let unchanged = found.is_some_and(|found| stored.value == &found[..]);
         if unchanged || self.wishes.contains_key(key) || self.leftovers.contains(key) {
             return false;
         }
-        let value = stored.value.to_bytes();
+        let (key, value) = stored.taken();
         self.wish(key, Some(value));
         true
     }
@@ -388,8 +380,8 @@ impl DesiredSet {
     /// Keys that the store should hold by now.
     pub(crate) fn stored_keys(&self) -> impl Iterator<Item = &[u8]> {
         self.stored
-            .keys()
-            .map(|key| &key[..])
+            .iter()
+            .map(|entry| entry.key)
             .filter(|key| !self.wishes.contains_key(*key) && !self.leftovers.contains(*key))
     }
 
@@ -406,45 +398,48 @@ impl DesiredSet {
         }
     }
 
-    fn lost_where(&mut self, lost: impl Fn(&Stored) -> bool) {
+    fn lost_where(&mut self, lost: impl Fn(Entry<'_>) -> bool) {
         let asked = self.canary != Canary::NotAsked;
-        let lost: Vec<_> = self.stored.extract_if(.., |_, stored| lost(stored)).collect();
-        for (key, stored) in lost {
-            if self.leftovers.remove(&key) {
+        for (key, value) in self.stored.extract(lost) {
+            if self.leftovers.remove(&key[..]) {
                 continue;
             }
             let wished = self.wishes.get(&key).map(|wish| wish.value.clone());
-            let value = wished.unwrap_or_else(|| Some(stored.value.into_bytes()));
+            let value = wished.unwrap_or(Some(value));
             if asked {
-                self.wish_early(&key, value);
+                self.wish_early(key, value);
             } else {
-                self.wish(&key, value);
+                self.wish(key, value);
             }
         }
     }
 
-    fn wish(&mut self, key: &[u8], value: Option<Bytes>) {
+    fn wish(&mut self, key: Bytes, value: Option<Bytes>) {
+        self.wish_marked(key, value, 0);
+    }
+
+    fn wish_marked(&mut self, key: Bytes, value: Option<Bytes>, mark: u64) {
         self.wished += 1;
         let number = self.wished;
-        let queue = match self.wishes.get_mut(key) {
+        let queue = match self.wishes.get_mut(&key) {
             Some(wish) => {
-                (wish.value, wish.number) = (value, number);
+                (wish.value, wish.number, wish.mark) = (value, number, mark);
                 !std::mem::replace(&mut wish.queued, true)
             }
             None => {
-                let wish = Wish { value, number, flying: false, queued: true, early: false };
-                self.wishes.insert(key.into(), wish);
+                let wish = Wish { value, number, mark, flying: false, queued: true, early: false };
+                self.wishes.insert(key.clone(), wish);
                 true
             }
         };
         if queue {
-            self.queue.push_back(Bytes::copy_from_slice(key));
+            self.queue.push_back(key);
         }
     }
 
-    fn wish_early(&mut self, key: &[u8], value: Option<Bytes>) {
-        self.wish(key, value);
-        if let Some(wish) = self.wishes.get_mut(key) {
+    fn wish_early(&mut self, key: Bytes, value: Option<Bytes>) {
+        self.wish(key.clone(), value);
+        if let Some(wish) = self.wishes.get_mut(&key) {
             self.early += usize::from(!std::mem::replace(&mut wish.early, true));
         }
     }
@@ -461,29 +456,6 @@ impl DesiredSet {
         let Some(wish) = self.wishes.get_mut(key) else { return false };
         wish.flying = false;
         !std::mem::replace(&mut wish.queued, true)
-    }
-}
-
-impl Kept {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Shared(record) => record.fields().value,
-            Self::Own(value) => value,
-        }
-    }
-
-    fn to_bytes(&self) -> Bytes {
-        match self {
-            Self::Shared(record) => record.to_key_value().value,
-            Self::Own(value) => Bytes::copy_from_slice(value),
-        }
-    }
-
-    fn into_bytes(self) -> Bytes {
-        match self {
-            Self::Shared(record) => record.to_key_value().value,
-            Self::Own(value) => value.into(),
-        }
     }
 }
 

@@ -4,8 +4,9 @@ mod leases;
 mod run;
 
 use std::{
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -38,6 +39,15 @@ pub struct WriterConfig {
     pub enforce: bool,
     /// Delays between attempts.
     pub backoff: Backoff,
+    /// Who hears of what is stored.
+    pub witness: Option<Arc<dyn Witness>>,
+}
+
+/// Hears of the writes of a [`SyncWriter`].
+pub trait Witness: fmt::Debug + Send + Sync {
+    /// The store confirmed, as of `revision`, what was given to it at `sent`. `marks` are those of the wishes that are
+    /// carried out so, as [`SyncWriter::extend_marked`] was told them. Called in the writer's task: it must not wait.
+    fn stored(&self, sent: SystemTime, revision: Revision, marks: &[u64]);
 }
 
 impl WriterConfig {
@@ -51,6 +61,7 @@ impl WriterConfig {
             remove_stale: true,
             enforce: false,
             backoff: Backoff::default(),
+            witness: None,
         }
     }
 
@@ -120,10 +131,11 @@ struct Shared {
 impl SyncWriter {
     /// An empty desired set.
     pub fn new(config: WriterConfig) -> Self {
+        let set = Mutex::new(DesiredSet::under(config.prefix.len()));
         Self {
             shared: Arc::new(Shared {
                 config,
-                set: Mutex::default(),
+                set,
                 wake: tokio::sync::Notify::new(),
                 status: watch::Sender::default(),
                 running: AsyncMutex::new(()),
@@ -161,6 +173,14 @@ impl SyncWriter {
                 };
             }
             changed
+        })
+    }
+
+    /// Many upserts, each with a number other than 0 by which the [`Witness`] hears of it, or 0.
+    pub fn extend_marked(&self, wishes: impl IntoIterator<Item = (Bytes, Bytes, u64)>) -> bool {
+        self.tell(|set| {
+            let tell = |changed, (key, value, mark)| set.upsert_marked(key, value, mark) | changed;
+            wishes.into_iter().fold(false, tell)
         })
     }
 

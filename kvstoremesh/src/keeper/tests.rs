@@ -48,6 +48,10 @@ impl Target for Written {
         self.keys.borrow().len()
     }
 
+    fn put(&self, entries: Vec<(Bytes, Bytes, u64)>) {
+        self.extend(entries.into_iter().map(|(key, value, _)| (key, Some(value))).collect());
+    }
+
     fn extend(&self, wishes: Vec<(Bytes, Option<Bytes>)>) {
         for (key, value) in wishes {
             match value {
@@ -57,8 +61,8 @@ impl Target for Written {
         }
     }
 
-    fn omitted(&self, named: &BTreeSet<Bytes>) -> BTreeSet<Bytes> {
-        self.keys.borrow().keys().filter(|key| !named.contains(*key)).cloned().collect()
+    fn omitted(&self, named: &Named) -> BTreeSet<Bytes> {
+        self.keys.borrow().keys().filter(|key| !named.contains(key)).cloned().collect()
     }
 
     fn wanted_of(&self, keys: &BTreeSet<Bytes>) -> BTreeSet<Bytes> {

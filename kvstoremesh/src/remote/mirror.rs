@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use kvstore::sync::Change;
 use kvstore::{Client, Revision};
-use mesh_types::{Form, Reason, Rejection, Resource};
+use mesh_types::{Form, Reason, Rejection, Resource, STAMPS, Stamps};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
@@ -36,19 +36,28 @@ enum End {
     Flooded,
 }
 
-pub(super) fn note_canaries(canaries: &watch::Sender<Canaries>, batch: Vec<Change>) {
-    canaries.send_if_modified(|seen| {
-        let before = seen.len();
-        for change in batch {
-            if let Change::Put { key, mod_revision, .. } = change {
-                seen.insert(key, mod_revision);
-            }
-        }
-        seen.len() > before
-    });
-}
-
 impl Remote {
+    /// Takes what lies where the canaries do.
+    pub(super) fn note_synced(&self, canaries: &watch::Sender<Canaries>, batch: Vec<Change>) {
+        canaries.send_if_modified(|seen| {
+            let before = seen.len();
+            for change in batch {
+                let Change::Put { key, value, mod_revision, .. } = change else { continue };
+                if key == STAMPS.as_bytes() {
+                    match Stamps::decode(&value) {
+                        Ok(stamps) => self.sinks.timing().told(stamps),
+                        Err(Rejection { reason, detail }) => {
+                            debug!(cluster = %self.name, %reason, detail, "stamps not understood");
+                        }
+                    }
+                } else {
+                    seen.insert(key, mod_revision);
+                }
+            }
+            seen.len() > before
+        });
+    }
+
     /// Mirrors one kind once the peer says that it is complete; returns when it cannot go on.
     pub(super) async fn mirror(
         &self,
@@ -127,7 +136,8 @@ impl Remote {
             (taken, keeper.has_room(writer))
         });
         let mut news = Vec::new();
-        self.record(|record| {
+        // No view becomes complete here, and no cluster is connected.
+        self.board.remote_quietly(&self.name, |record| {
             match taken.signal {
                 Some(Signal::Lost) => record.view(kind).wait(Phase::Unconnected, now),
                 None | Some(Signal::Listed { .. } | Signal::Resumed | Signal::Outdated | Signal::Flooded) => {

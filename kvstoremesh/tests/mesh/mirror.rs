@@ -323,6 +323,33 @@ async fn a_configuration_that_returns_during_the_removal_waits_for_its_end() {
 }
 
 #[tokio::test]
+async fn without_draining_a_removed_configuration_leaves_what_was_mirrored_to_its_leases() {
+    let bed = Bed::start(|settings| settings.drain_on_removal = false);
+    let remote = peer("west", 2).await;
+    bed.connect("west", &remote);
+    bed.until_ready("west").await;
+    let before = bed.local().await;
+    bed.remove_file("west");
+    bed.until("west let go", async || bed.remote("west").is_none() && bed.status().removing.is_empty()).await;
+    assert_eq!(bed.local().await, before);
+    let found = bed.local.client().list(&KeyRange::prefix("cilium/cache/"), 0, None).await.unwrap();
+    assert_eq!(found.kvs.len(), 2);
+    assert!(found.kvs.iter().all(|kv| kv.lease != LeaseId::NONE), "it ends with them");
+
+    // It is taken over when the configuration returns: nothing is written.
+    let revision = bed.local.revision();
+    bed.configure("west");
+    bed.until_ready("west").await;
+    let local = bed.local.client();
+    let written = local.watch(KeyRange::prefix("cilium/cache/"), Revision(revision).next());
+    let mut written = written.await.unwrap();
+    put(&remote, &[("cilium/state/nodes/v1/west/new", "new")]).await;
+    let first = written.next().await.unwrap().unwrap();
+    assert_eq!(first.events[0].key().as_ref(), b"cilium/cache/nodes/v1/west/new");
+    bed.stop().await;
+}
+
+#[tokio::test]
 async fn stopping_deletes_nothing() {
     let bed = Bed::start(|settings| settings.removal_grace = Duration::from_secs(3600));
     bed.connect("west", &peer("west", 2).await);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kvstore::{Client as _, KeyRange, Revision, Store, Write};
 use kvstoremesh::{ForgetError, LostContact, RemoteStatus, Settings, Shrink, forget};
-use mesh_types::{ClusterName, Resource};
+use mesh_types::{ClusterName, Resource, Stamps};
 
 use crate::bed::net::store;
 use crate::bed::{Bed, config, dump, endpoint, peer, put, put_canaries, put_nodes};
@@ -224,6 +224,8 @@ async fn the_cache_ttl_withdraws_services_and_leaves_the_rest() {
 async fn the_age_of_what_is_here_is_bounded_and_the_heartbeat_times_the_way() {
     let bed = Bed::start(|_| {});
     let remote = peer("west", 2).await;
+    let stamps = String::from_utf8(Stamps(vec![(1, 0)]).encode()).unwrap();
+    put(&remote, &[("cilium/synced/west/isthmus/stamps/v1", &stamps)]).await;
     bed.connect("west", &remote);
     let age = |bed: &Bed| bed.remote("west").unwrap().resources["nodes"].age_bound_seconds;
     bed.until("configured", async || bed.remote("west").is_some()).await;
@@ -252,6 +254,41 @@ async fn the_age_of_what_is_here_is_bounded_and_the_heartbeat_times_the_way() {
     for series in ["data_age_seconds", "last_event_age_seconds"] {
         let series = format!(r#"remote_cluster_{series}{{scope="nodes/v1",source_cluster="west"}}"#);
         assert!(metrics.contains(&series), "{metrics}");
+    }
+
+    // And it says when it wrote which revision, by which each change is timed until it is stored here.
+    let change = async |key: &str, ahead: i64| {
+        put_nodes(&remote, "west", &[key]).await;
+        let found = remote.client().get(format!("cilium/state/nodes/v1/west/{key}").as_bytes()).await;
+        let revision = found.unwrap().unwrap().mod_revision;
+        bed.until("the change", async || {
+            bed.local().await.contains_key(&format!("cilium/cache/nodes/v1/west/{key}"))
+        })
+        .await;
+        (revision.0, jiff::Timestamp::now().as_microsecond() + ahead)
+    };
+    let stamped = async |stamps: Vec<(i64, i64)>| {
+        let value = String::from_utf8(Stamps(stamps).encode()).unwrap();
+        put(&remote, &[("cilium/synced/west/isthmus/stamps/v1", &value)]).await;
+    };
+    let timed = || bed.remote("west").unwrap().latency.remove("revision");
+    put(&remote, &[("cilium/synced/west/isthmus/stamps/v1", "no stamps")]).await;
+    stamped(vec![change("changed", -2_000_000).await]).await;
+    bed.until("timed by revision", async || timed().is_some()).await;
+    let first = timed().unwrap();
+    assert!((1.0..30.0).contains(&first.last_seconds) && first.ahead == 0, "{first:?}");
+    stamped(vec![change("from a clock ahead", 3_600_000_000).await]).await;
+    bed.until("ahead", async || timed().is_some_and(|timed| timed.ahead == 1)).await;
+    let second = timed().unwrap();
+    assert_eq!((first.count, second.count, second.last_seconds), (1, 2, 0.0));
+    assert!((-3630.0..-3500.0).contains(&second.least_seconds), "{second:?}");
+    let metrics = bed.metrics();
+    for series in [
+        r#"remote_cluster_changes_ahead_total{target_cluster="west",source="revision"} 1"#,
+        r#"remote_cluster_clock_difference_seconds{target_cluster="west",source="revision"} -3"#,
+        r#"remote_cluster_change_visible_seconds_count{target_cluster="west",source="revision"}"#,
+    ] {
+        assert!(metrics.contains(series), "{series}: {metrics}");
     }
 
     // Out of contact the bound grows from the last sign of life on.

@@ -109,6 +109,14 @@ fn push_times(text: &mut String, remote: &RemoteStatus) {
             "{} changes timed by its {source}: half within {} s, 99 of 100 within {} s, slowest {:.3} s",
             latency.count, latency.p50_seconds, latency.p99_seconds, latency.max_seconds
         ));
+        if latency.ahead > 0 {
+            let offset = latency.least_seconds;
+            words.push(format!(
+                "its clock is ahead of ours by {:.3} s or more ({} seem to have come early)",
+                -offset.min(0.0),
+                latency.ahead
+            ));
+        }
     }
     if !remote.lost_contact.is_empty() {
         words.push(format!("without contact: {}", remote.lost_contact));
@@ -178,7 +186,8 @@ mod tests {
                     "withheld": {"keys": 2, "reason": "withdrawal-abrupt", "sinceSeconds": 20.0, "goesInSeconds": 280.4},
                     "givenUp": {"keys": 1, "reason": "contact-lost-drained", "sinceSeconds": 1.0}}},
                 "lostContact": "drain-after:600s",
-                "latency": {"heartbeat": {"count": 4, "p50Seconds": 0.5, "p99Seconds": 1.0, "maxSeconds": 0.91, "lastSeconds": 0.2}},
+                "latency": {"heartbeat": {"count": 4, "p50Seconds": 0.5, "p99Seconds": 1.0, "maxSeconds": 0.91, "lastSeconds": 0.2},
+                    "revision": {"count": 9, "p50Seconds": 0.0005, "p99Seconds": 0.001, "maxSeconds": 0.001, "lastSeconds": 0.0, "ahead": 3, "leastSeconds": -0.25}},
                 "heartbeatAgeSeconds": 42.4, "failures": 2, "lastFailure": null,
                 "trouble": {"reason": "tls-failed", "detail": "certificate expired"}, "writeError": null,
                 "skipped": [{"resource": "nodes", "key": "../x", "reason": "key-malformed", "detail": "key ends in .."}],
@@ -194,7 +203,7 @@ mod tests {
 cluster east (id 1): 0/1 remote clusters ready
    west: not connected, id unknown, store 00000000000000ab at https://west:2379, 2 failures
       certificate expired (tls-failed)
-      heartbeat 42 s ago; 4 changes timed by its heartbeat: half within 0.5 s, 99 of 100 within 1 s, slowest 0.910 s; without contact: drain-after:600s
+      heartbeat 42 s ago; 4 changes timed by its heartbeat: half within 0.5 s, 99 of 100 within 1 s, slowest 0.910 s; 9 changes timed by its revision: half within 0.0005 s, 99 of 100 within 0.001 s, slowest 0.001 s; its clock is ahead of ours by 0.250 s or more (3 seem to have come early); without contact: drain-after:600s
       nodes                 3 entries  stale for 12 s, waiting for connection, as of 13 s ago, last event 13 s ago
                       ! 2 withdrawn entries are held back for another 280 s (withdrawal-abrupt); obey at once: isthmus kvstoremesh release west nodes
                       ! 1 entries were withdrawn without its word (contact-lost-drained)

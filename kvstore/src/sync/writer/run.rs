@@ -1,7 +1,7 @@
 //! What one run of a writer does: the loop around [`DesiredSet`](super::DesiredSet), and what is known of the store
 //! meanwhile.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::SystemTime};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -229,9 +229,15 @@ impl<'a> Run<'a> {
                 None => Write::Delete { key },
             }
         });
+        let witness = self.shared.config.witness.as_deref().map(|witness| (witness, SystemTime::now()));
         match self.client.write_kept(batch.collect()).await {
             Ok((revision, records)) => {
                 self.newest = self.newest.max(revision);
+                if let Some((witness, sent)) = witness {
+                    let marks: Vec<u64> =
+                        items.iter().map(|item| item.mark).filter(|mark| *mark != 0).collect();
+                    witness.stored(sent, revision, &marks);
+                }
                 let puts = items.iter().filter(|item| item.value.is_some()).count();
                 let deletes = items.len() - puts;
                 let freed = self.shared.set().stored(items, records);
@@ -289,9 +295,18 @@ impl<'a> Run<'a> {
             self.shared.set().swept();
             return Ok(());
         }
-        let stored = self.shared.list(self.client).await?;
-        self.shared.set().sweep(stored);
-        Ok(())
+        // Part by part: nobody but this writer changes what is known to be stored, and at the end of a first
+        // synchronisation many sweep at a time.
+        let mut pages = Pages::new(self.shared, self.client);
+        loop {
+            let from = pages.last.clone();
+            let (found, ends) = pages.next().await?;
+            self.shared.set().sweep(from.as_deref(), found, ends);
+            if ends {
+                self.shared.set().swept();
+                return Ok(());
+            }
+        }
     }
 
     async fn canary(&mut self) -> Result<(), Error> {
@@ -316,27 +331,53 @@ impl<'a> Run<'a> {
 }
 
 impl Shared {
-    /// What the store holds under the prefix, in pages that it can make without trouble.
+    /// What the store holds under the prefix.
     pub(super) async fn list(&self, client: &dyn Client) -> Result<Vec<Found>, Error> {
-        let prefix = &self.config.prefix;
-        let page_size = client.limits().page.unwrap_or(PAGE);
-        let mut range = self.config.range();
-        let mut at = None;
-        let mut found = Vec::new();
+        let mut pages = Pages::new(self, client);
+        let mut all = Vec::new();
         loop {
-            let page = client.list(&range, page_size, at).await?;
-            at.get_or_insert(page.revision);
-            let last = page.kvs.last().map(|kv| kv.key.clone());
-            let relative = |kv: crate::KeyValue| Found {
-                key: kv.key.slice(prefix.len()..),
-                value: kv.value,
-                lease: kv.lease,
-            };
-            found.extend(page.kvs.into_iter().map(relative));
-            match last {
-                Some(key) if page.more => range = range.after(&key),
-                Some(_) | None => return Ok(found),
+            let (found, ends) = pages.next().await?;
+            all.extend(found);
+            if ends {
+                return Ok(all);
             }
         }
+    }
+}
+
+/// A list of what the store holds under the prefix, in pages that it can make without trouble, as of one revision.
+struct Pages<'a> {
+    client: &'a dyn Client,
+    prefix: usize,
+    rest: KeyRange,
+    at: Option<Revision>,
+    /// The last key of the last page that was not the end.
+    last: Option<Bytes>,
+}
+
+impl<'a> Pages<'a> {
+    fn new(shared: &Shared, client: &'a dyn Client) -> Self {
+        let config = &shared.config;
+        Self { client, prefix: config.prefix.len(), rest: config.range(), at: None, last: None }
+    }
+
+    /// The next page, and whether it is the last.
+    async fn next(&mut self) -> Result<(Vec<Found>, bool), Error> {
+        let size = self.client.limits().page.unwrap_or(PAGE);
+        let page = self.client.list(&self.rest, size, self.at).await?;
+        self.at.get_or_insert(page.revision);
+        let last = page.kvs.last().map(|kv| kv.key.clone()).filter(|_| page.more);
+        if let Some(last) = &last {
+            self.rest = self.rest.after(last);
+        }
+        let relative = |kv: crate::KeyValue| Found {
+            key: kv.key.slice(self.prefix..),
+            value: kv.value,
+            lease: kv.lease,
+        };
+        let found = page.kvs.into_iter().map(relative).collect();
+        let ends = last.is_none();
+        self.last = last.map(|last| last.slice(self.prefix..));
+        Ok((found, ends))
     }
 }
