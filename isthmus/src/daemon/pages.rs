@@ -6,8 +6,8 @@
 //!
 //! **What comes back comes in small pieces.** Around a page that runs the kernel maps its neighbours, up to 64 KiB, but never
 //! across the end of a mapping. A daemon runs a megabyte of code that is spread over all of the program, so most of what is
-//! mapped so never runs, and counts as used memory: the kernel takes what it maps for needed. Cutting the mapping into
-//! pieces of 16 KiB halves what a store keeps of it; a piece costs the kernel about 220 bytes.
+//! mapped so never runs, and counts as used memory: the kernel takes what it maps for needed. Cutting the mappings
+//! into pieces of 16 KiB halves what a store keeps of them; a piece costs the kernel about 220 bytes.
 
 use std::fs;
 use std::ops::Range;
@@ -17,22 +17,21 @@ const PIECE: usize = 16 << 10;
 /// Mappings are few on Linux (65,530 unless set otherwise), and others need some too.
 const MOST_PIECES: usize = 16 << 10;
 
-/// Lets go of all pages of the program's file that nobody has changed, and has its code come back in small pieces. Where
+/// Lets go of all pages of the program's file that nobody has changed, and has what is needed again come back in small pieces. Where
 /// that does not work nothing is lost.
 pub(super) fn release_start() {
     let Ok(program) = std::env::current_exe() else { return };
     let Ok(mappings) = fs::read_to_string("/proc/self/smaps") else { return };
-    for Untouched { range, runs } in untouched(&mappings, &program.to_string_lossy()) {
+    for range in untouched(&mappings, &program.to_string_lossy()) {
         release(&range);
-        if runs {
-            every_other_piece(&range).for_each(|piece| set_apart(&piece));
-        }
+        every_other_piece(&range).for_each(|piece| set_apart(&piece));
     }
 }
 
-/// Every other piece of a mapping; none of one that is too large.
+/// Every other piece of a mapping, but not the first, where a core dump looks for the program's header; none of one that is
+/// too large.
 fn every_other_piece(range: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
-    let (start, end) = (range.start.next_multiple_of(PIECE), range.end);
+    let (start, end) = ((range.start + 1).next_multiple_of(PIECE), range.end);
     let pieces = if range.len() <= PIECE * MOST_PIECES { start..end } else { end..end };
     pieces.step_by(2 * PIECE).map(move |piece| piece..end.min(piece + PIECE))
 }
@@ -55,29 +54,19 @@ fn release(range: &Range<usize>) {
     let _pages_may_just_stay = unsafe { libc::madvise(start, range.len(), libc::MADV_DONTNEED) };
 }
 
-/// A mapping that reads as the file does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Untouched {
-    range: Range<usize>,
-    /// Whether it is code.
-    runs: bool,
-}
-
 /// The mappings of `program` in `smaps` that are private, cannot be written, and have no page that is not the file's.
-fn untouched(smaps: &str, program: &str) -> Vec<Untouched> {
+fn untouched(smaps: &str, program: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut candidate = None;
     for line in smaps.lines() {
         if let Some((range, rest)) = mapping(line) {
-            let runs = rest.starts_with("r-xp");
-            let permitted = runs || rest.starts_with("r--p");
-            let ours = permitted && rest.ends_with(&format!(" {program}"));
-            candidate = ours.then_some(Untouched { range, runs });
+            let permitted = rest.starts_with("r--p") || rest.starts_with("r-xp");
+            candidate = (permitted && rest.ends_with(&format!(" {program}"))).then_some(range);
         } else if let Some(anonymous) = line.strip_prefix("Anonymous:")
-            && let Some(mapping) = candidate.take()
+            && let Some(range) = candidate.take()
             && anonymous.trim() == "0 kB"
         {
-            found.push(mapping);
+            found.push(range);
         }
     }
     found
@@ -115,9 +104,7 @@ Anonymous:             0 kB
 9000-a000 r-xp 00000000 00:00 0 [vdso]
 Anonymous:             0 kB
 ";
-        let found = untouched(smaps, "/bin/isthmus");
-        let expected = [(0x1000..0x3000, false), (0x3000..0x5000, true)];
-        assert_eq!(found, expected.map(|(range, runs)| Untouched { range, runs }));
+        assert_eq!(untouched(smaps, "/bin/isthmus"), [0x1000..0x3000, 0x3000..0x5000]);
         assert!(untouched("", "/bin/isthmus").is_empty());
     }
 
@@ -125,8 +112,12 @@ Anonymous:             0 kB
     fn every_other_piece_is_set_apart_and_nothing_outside() {
         let pieces = |range: Range<usize>| every_other_piece(&range).collect::<Vec<_>>();
         assert_eq!(pieces(0x1000..0x11000), [0x4000..0x8000, 0xc000..0x10000]);
-        let short = pieces(0x8000..0x9000);
-        assert_eq!((short.len(), &short[0]), (1, &(0x8000..0x9000)), "the last may be short");
+        let last = pieces(0x8000..0xd000);
+        assert_eq!(
+            (last.len(), &last[0]),
+            (1, &(0xc000..0xd000)),
+            "the first is left out, the last may be short"
+        );
         assert!(pieces(0x1000..0x4000).is_empty(), "it is small already");
         assert!(pieces(0..PIECE * MOST_PIECES + 1).is_empty(), "too many");
     }
@@ -142,12 +133,9 @@ Anonymous:             0 kB
         assert!(resident() < before, "pages of files that are in memory");
         let program = std::env::current_exe().unwrap();
         let mappings = fs::read_to_string("/proc/self/smaps").unwrap();
-        let code: Vec<_> = untouched(&mappings, &program.to_string_lossy())
-            .into_iter()
-            .filter(|mapping| mapping.runs)
-            .collect();
-        assert!(!code.is_empty());
-        for Untouched { range, .. } in code {
+        let found = untouched(&mappings, &program.to_string_lossy());
+        assert!(!found.is_empty());
+        for range in found {
             assert!(range.len() <= PIECE, "{range:x?}");
         }
     }
