@@ -22,6 +22,6 @@ mod trees;
 pub(crate) use declared::{Attached, Subject, Unscoped};
 use declared::{Outside, Scope};
 pub use declared::{Scopes, ScopesError};
-pub(crate) use file::ScopesFile;
+pub(crate) use file::{ScopesFile, text_of};
 pub use trees::{OutsideKey, ScopeStatus};
 pub(crate) use trees::{Trees, place};

@@ -15,7 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,14 +29,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::daemon::Scoping;
-use crate::scopes::{Scopes, ScopesFile, Trees, Unscoped, place};
+use crate::scopes::{Scopes, ScopesFile, Trees, Unscoped, place, text_of};
 
 /// How often the file is read: a ConfigMap takes kubelet a minute, so this adds little.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Waits after the store did not do what was asked.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
-/// Largest file that is read; 511 clusters take 30 KiB.
-const MAX_BYTES: u64 = 1024 * 1024;
 
 /// How often to look whether the tree of a scope is complete.
 const LOOK_WHILE_WAITING: Duration = Duration::from_millis(100);
@@ -218,7 +216,7 @@ impl Keeper {
     /// What the file says, if that is news.
     fn look(&mut self) -> Option<Wanted> {
         let file = self.file.clone()?;
-        let understood = read(&file).and_then(|text| {
+        let understood = text_of(&file).map_err(|error| error.to_string()).and_then(|text| {
             if self.read.as_deref() == Some(&text) {
                 return Ok(None);
             }
@@ -320,14 +318,6 @@ impl Keeper {
         trees.retire(&stay).await;
         Ok(())
     }
-}
-
-fn read(file: &Path) -> Result<String, String> {
-    let size = std::fs::metadata(file).map_err(|error| format!("it cannot be read: {error}"))?.len();
-    if size > MAX_BYTES {
-        return Err(format!("it has {size} bytes, expected at most {MAX_BYTES}"));
-    }
-    std::fs::read_to_string(file).map_err(|error| format!("it cannot be read: {error}"))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::{Scopes, ScopesError};
 
-/// Largest file that is read.
+/// Largest file that is read; the users of 511 clusters take 30 KiB.
 const MAX_BYTES: u64 = 1024 * 1024;
 
 /// A file whose last good version counts.
@@ -26,7 +26,7 @@ impl Scopes {
     /// # Errors
     /// See [`ScopesError`].
     pub fn read(path: &Path, local: &ClusterName) -> Result<Self, ScopesError> {
-        Self::parse(&text(path)?, local)
+        Self::parse(&text_of(path)?, local)
     }
 }
 
@@ -62,7 +62,7 @@ impl ScopesFile {
     }
 
     fn news(&mut self) -> Result<Option<Scopes>, ScopesError> {
-        let text = text(&self.path)?;
+        let text = text_of(&self.path)?;
         if self.read.as_ref() == Some(&text) {
             return Ok(None);
         }
@@ -72,7 +72,8 @@ impl ScopesFile {
     }
 }
 
-fn text(path: &Path) -> Result<String, ScopesError> {
+/// What a file of settings says.
+pub(crate) fn text_of(path: &Path) -> Result<String, ScopesError> {
     let unreadable = |error: std::io::Error| ScopesError::Unreadable(error.to_string());
     let size = std::fs::metadata(path).map_err(unreadable)?.len();
     if size > MAX_BYTES {

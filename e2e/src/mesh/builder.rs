@@ -23,6 +23,9 @@ pub struct MeshBuilder<'bed> {
     agents: bool,
     dns: bool,
     encrypted: bool,
+    /// More arguments of daemons, by cluster and part.
+    more: Vec<(String, Part, String)>,
+    own_users: bool,
 }
 
 impl<'bed> MeshBuilder<'bed> {
@@ -38,6 +41,8 @@ impl<'bed> MeshBuilder<'bed> {
             agents: true,
             dns: false,
             encrypted: false,
+            more: Vec::new(),
+            own_users: false,
         }
     }
 
@@ -93,6 +98,18 @@ impl<'bed> MeshBuilder<'bed> {
     /// With WireGuard between the nodes, and services translated by nftables; else the agents keep tables only.
     pub fn datapath(mut self) -> Self {
         self.encrypted = true;
+        self
+    }
+
+    /// One more argument of a daemon.
+    pub fn argument(mut self, cluster: &str, part: Part, argument: &str) -> Self {
+        self.more.push((cluster.to_owned(), part, argument.to_owned()));
+        self
+    }
+
+    /// Each cluster has a user of its own in the stores of the others, `remote-<cluster>`, instead of `remote`.
+    pub fn user_of_its_own(mut self) -> Self {
+        self.own_users = true;
         self
     }
 
@@ -159,7 +176,8 @@ impl<'bed> MeshBuilder<'bed> {
         let nodes = nodes.collect::<Result<Vec<_>>>()?;
         apply_nodes(cluster, &nodes).context("apply the nodes")?;
 
-        let remote = pki.client("remote")?;
+        let own = format!("remote-{}", cluster.name());
+        let remote = pki.client(if self.own_users { &own } else { "remote" })?;
         for other in self.bed.clusters().iter().filter(|other| other.name() != cluster.name()) {
             if other.has_kubernetes() {
                 let file = remotes_dir(cluster).join(other.name());
@@ -219,6 +237,8 @@ impl<'bed> MeshBuilder<'bed> {
             Part::Dns => dns(cluster)?,
             Part::Agent(index) => self.agent(cluster, index, &member.nodes[index])?,
         };
+        let more = self.more.iter().filter(|(name, of, _)| name == cluster.name() && *of == part);
+        let spec = spec.args(more.map(|(_, _, argument)| argument));
         Ok((host.clone(), spec.ready_at(part.health())))
     }
 

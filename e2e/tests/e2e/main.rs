@@ -19,6 +19,8 @@ mod edge;
 #[cfg(test)]
 mod etcdinit;
 #[cfg(test)]
+mod forget;
+#[cfg(test)]
 mod kube_store;
 #[cfg(test)]
 mod packet;
@@ -26,6 +28,8 @@ mod packet;
 mod path;
 #[cfg(test)]
 mod restarts;
+#[cfg(test)]
+mod scopes;
 #[cfg(test)]
 mod soak;
 #[cfg(test)]
