@@ -130,37 +130,13 @@ impl Image {
     }
 
     /// The bytes, in pieces of about `piece` bytes; the last one is the checksum.
-    pub fn encode(&self, piece: usize, mut emit: impl FnMut(Bytes)) {
-        let mut hash = Sha256::new();
-        let mut written = 0;
-        let mut out = Vec::with_capacity(piece + 1024);
-        out.extend_from_slice(MAGIC);
-        let mut flush = |out: &mut Vec<u8>| {
-            hash.update(&out[..]);
-            written += out.len();
-            emit(Bytes::copy_from_slice(out));
-            out.clear();
-            written
-        };
-        let put = |out: &mut Vec<u8>, kind: u8, content: &[u8]| {
-            out.push(kind);
-            put_varint(out, content.len() as u64);
-            out.extend_from_slice(content);
-        };
-        for (kind, content) in self.head() {
-            put(&mut out, kind, &content);
-        }
-        let mut before = 0;
-        for record in &self.records {
-            put(&mut out, RECORD, record.encoded());
-            if out.len() >= piece {
-                before = flush(&mut out);
-            }
-        }
-        let len = before + out.len();
-        out.resize(out.len() + len.next_multiple_of(PAGE) - len, 0);
-        flush(&mut out);
-        emit(Bytes::copy_from_slice(&hash.finalize()));
+    pub fn encode(&self, piece: usize, emit: impl FnMut(Bytes)) {
+        self.pieces(piece).for_each(emit);
+    }
+
+    /// The same, each piece when it is asked for.
+    pub(crate) fn pieces(&self, piece: usize) -> Pieces<'_> {
+        Pieces { image: self, piece, rest: &self.records, written: 0, hash: Some(Sha256::new()) }
     }
 
     /// Reads what [`Self::encode`] wrote.
@@ -215,6 +191,51 @@ impl Image {
             _ => return None,
         }
         Some(())
+    }
+}
+
+/// An image on its way into bytes.
+pub(crate) struct Pieces<'a> {
+    image: &'a Image,
+    piece: usize,
+    /// Records that are still to come.
+    rest: &'a [Record],
+    written: usize,
+    /// Of what was written; none once it was written itself.
+    hash: Option<Sha256>,
+}
+
+impl Iterator for Pieces<'_> {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let put = |out: &mut Vec<u8>, kind: u8, content: &[u8]| {
+            out.push(kind);
+            put_varint(out, content.len() as u64);
+            out.extend_from_slice(content);
+        };
+        let mut out = Vec::with_capacity(self.piece + 1024);
+        if self.written == 0 {
+            out.extend_from_slice(MAGIC);
+            for (kind, content) in self.image.head() {
+                put(&mut out, kind, &content);
+            }
+        } else if self.rest.is_empty() {
+            return self.hash.take().map(|hash| Bytes::copy_from_slice(&hash.finalize()));
+        }
+        while out.len() < self.piece
+            && let Some((record, rest)) = self.rest.split_first()
+        {
+            put(&mut out, RECORD, record.encoded());
+            self.rest = rest;
+        }
+        if self.rest.is_empty() {
+            let len = self.written + out.len();
+            out.resize(out.len() + len.next_multiple_of(PAGE) - len, 0);
+        }
+        self.hash.as_mut()?.update(&out);
+        self.written += out.len();
+        Some(out.into())
     }
 }
 

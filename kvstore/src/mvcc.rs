@@ -200,6 +200,12 @@ impl Keyspace {
         Ok(txn.commit())
     }
 
+    /// The same if its time is over by `now`. It may not be, even if it was just now: it was kept alive, or ended and
+    /// granted anew.
+    pub fn revoke_if_ended(&mut self, id: i64, now: Millis) -> Option<Commit> {
+        if self.leases.get(id)?.end > now { None } else { self.revoke(id).ok() }
+    }
+
     /// Time to live as granted and what remains, in seconds (rounded down), and the keys on demand.
     pub fn time_to_live(&self, id: i64, now: Millis, with_keys: bool) -> Option<(i64, i64, Vec<Record>)> {
         let lease = self.leases.get(id)?;
@@ -213,6 +219,12 @@ impl Keyspace {
             keys.sort_unstable_by(|a, b| a.key().cmp(b.key()));
         }
         Some((lease.ttl, remaining, keys))
+    }
+
+    /// The keys that end with a lease, in no order; none if there is no such lease.
+    pub fn lease_keys(&self, id: i64) -> Vec<Record> {
+        let slots = self.leases.get(id).map_or(&[][..], |lease| &lease.keys);
+        slots.iter().map(|&slot| self.slots.get(slot).current.clone()).collect()
     }
 
     /// Seconds that a lease was granted.

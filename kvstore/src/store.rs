@@ -333,8 +333,10 @@ impl Store {
     }
 
     pub(crate) fn keep_alive(&self, id: i64) -> Result<i64, Refusal> {
+        let mut keyspace = self.lock();
+        // Whoever waited for the lock has no older time than who had it before.
         let now = self.now();
-        self.lock().keep_alive(id, now)
+        keyspace.keep_alive(id, now)
     }
 
     pub(crate) fn revoke(&self, id: i64) -> Result<i64, Refusal> {
@@ -346,8 +348,9 @@ impl Store {
 
     /// Granted and remaining seconds, and keys on demand.
     pub(crate) fn time_to_live(&self, id: i64, with_keys: bool) -> Option<(i64, i64, Vec<Record>)> {
+        let keyspace = self.lock();
         let now = self.now();
-        self.lock().time_to_live(id, now, with_keys)
+        keyspace.time_to_live(id, now, with_keys)
     }
 
     /// A look at the key space that takes no time.
@@ -480,7 +483,10 @@ impl Store {
     pub(crate) fn end_leases(&self, now: Millis) -> Option<Millis> {
         let ended = self.lock().ended_leases(now);
         for lease in ended {
-            if let Ok(revision) = self.revoke(lease) {
+            let mut keyspace = self.lock_to_change();
+            if let Some(commit) = keyspace.revoke_if_ended(lease, now) {
+                self.note(|| Entry::ended(lease, &commit));
+                let revision = self.publish(keyspace, commit);
                 debug!(lease = %crate::LeaseId(lease), revision, "lease ended");
             }
         }

@@ -150,6 +150,31 @@ fn a_torn_end_is_cut_and_damage_in_the_middle_is_named() {
     assert_eq!(fs::read(journal).unwrap(), damaged, "nothing was changed");
 }
 
+#[test]
+fn a_torn_end_is_cut_where_the_next_journal_could_not_be_begun() {
+    let dir = TempDir::new().unwrap();
+    let run = runtime();
+    let store = open(dir.path()).unwrap();
+    run.block_on(store.client().write(vec![put("k", "1")])).unwrap();
+    drop(store);
+    let [journal] = &journals(dir.path())[..] else { panic!("one journal") };
+    let whole = fs::read(journal).unwrap();
+    let torn = [&whole[..], &[1, 2, 3]].concat();
+    let next = dir.path().join("journal.00000000000000000001");
+    fs::write(journal, &torn).unwrap();
+    fs::write(&next, "").unwrap();
+    let store = open(dir.path()).unwrap();
+    assert_eq!(fs::read(journal).unwrap(), whole);
+    run.block_on(store.client().write(vec![put("k", "2")])).unwrap();
+    drop(store);
+    assert_eq!(run.block_on(keys(&open(dir.path()).unwrap()))["k"], "2");
+    // Once something came after it, it is damage.
+    fs::write(journal, &torn).unwrap();
+    assert!(
+        matches!(open(dir.path()).unwrap_err(), DurableError::Damaged { offset, .. } if offset == whole.len())
+    );
+}
+
 /// Each state that a crash may leave while a journal is folded into an image.
 #[test]
 fn a_crash_between_the_steps_of_a_new_image_loses_nothing() {

@@ -317,6 +317,102 @@ async fn lists_that_nobody_reads_hold_no_copies_of_what_is_stored() {
     assert!(grown < LISTS << 18, "{grown} bytes for {LISTS} lists");
 }
 
+/// Begins a call of `path` with `body`, which may be less than a message.
+fn begin(
+    send: &mut SendRequest<Bytes>,
+    path: &str,
+    body: Bytes,
+    end: bool,
+) -> (ResponseFuture, h2::SendStream<Bytes>) {
+    let request = http::Request::post(format!("http://localhost{path}"));
+    let request = request.header("content-type", "application/grpc").header("te", "trailers");
+    let (answer, mut stream) = send.send_request(request.body(()).unwrap(), false).unwrap();
+    stream.send_data(body, end).unwrap();
+    (answer, stream)
+}
+
+/// Large requests of which each stops short of its end would fill the memory before anyone asks who sends them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_do_not_end_take_no_more_than_a_connection_may() {
+    const CALLS: usize = 100;
+    const PUT: &str = "/etcdserverpb.KV/Put";
+    let (ours, plain) = with_plain(|_| {}).await;
+    let socket = TcpStream::connect(plain).await.unwrap();
+    let (mut send, connection) = h2::client::Builder::new()
+        .initial_max_send_streams(2 * CALLS)
+        .handshake::<_, Bytes>(socket)
+        .await
+        .unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { drop(connection.await) });
+    let large =
+        framed(&pb::PutRequest { key: "k".into(), value: vec![1; 1 << 20].into(), ..Default::default() });
+    let part = large.slice(..large.len() - 1);
+    let (answers, mut streams): (Vec<_>, Vec<_>) =
+        (0..CALLS).map(|_| begin(&mut send, PUT, part.clone(), false)).unzip();
+    let (mut refused, mut waiting) = (0, answers);
+    while refused < CALLS - 64 {
+        let (first, _, rest) = within("a refusal", futures::future::select_all(waiting)).await;
+        let code = first.unwrap().headers()["grpc-status"].clone();
+        assert_eq!(code, (tonic::Code::ResourceExhausted as i32).to_string().as_str());
+        (refused, waiting) = (refused + 1, rest);
+    }
+    // Others are served, small ones on the same connection too.
+    let small = framed(&pb::PutRequest { key: "small".into(), ..Default::default() });
+    let (answer, _stream) = begin(&mut send, PUT, small, true);
+    assert_eq!(within("a small put", answer).await.unwrap().headers().get("grpc-status"), None);
+    within("another connection", ours.client().write(vec![put("other", "1")])).await.unwrap();
+    // What is given up makes room.
+    for stream in &mut streams {
+        stream.send_reset(h2::Reason::CANCEL);
+    }
+    drop((waiting, streams));
+    let served = async {
+        loop {
+            let (answer, _stream) = begin(&mut send, PUT, large.clone(), true);
+            let answer = within("a large put", answer).await.unwrap();
+            if !answer.headers().contains_key("grpc-status") {
+                break;
+            }
+        }
+    };
+    within("room for a large put", served).await;
+}
+
+/// A thread for each would soon be all that there are.
+#[test]
+fn snapshots_that_nobody_reads_keep_no_thread() {
+    let threads = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    threads.block_on(async {
+        let (ours, plain) = with_plain(|_| {}).await;
+        let client = ours.client();
+        let value = "v".repeat(1 << 20);
+        for n in 0..8 {
+            client.write(vec![put(&format!("big/{n}"), &value)]).await.unwrap();
+        }
+        let socket = TcpStream::connect(plain).await.unwrap();
+        let (mut send, connection) = h2::client::handshake(socket).await.unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { drop(connection.await) });
+        let mut unread = Vec::new();
+        for _ in 0..4 {
+            let ask = framed(&pb::SnapshotRequest {});
+            let (answer, _stream) = begin(&mut send, "/etcdserverpb.Maintenance/Snapshot", ask, true);
+            unread.push(within("the begin of a snapshot", answer).await.unwrap().into_body());
+        }
+        // A checksum is added up by such a thread.
+        let ask = framed(&pb::HashKvRequest::default());
+        let (answer, _stream) = begin(&mut send, "/etcdserverpb.Maintenance/HashKV", ask, true);
+        assert!(within("a checksum", answer).await.unwrap().headers().get("grpc-status").is_none());
+        drop(unread);
+    });
+}
+
 /// Bytes of this process that no file backs.
 fn memory() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

@@ -16,13 +16,18 @@ mod over_the_wire {
     use kvstore::{
         Client, Error, EtcdClient, EtcdConfig, KeyRange, Revision, Users, WatchError,
         auth::Auth,
+        proto::etcdserverpb as pb,
         server::{ServeError, Server, ServerConfig, ServerTls},
         sync::{Follower, SyncWriter},
     };
 
+    use prost::Message;
+    use tokio_util::sync::CancellationToken;
+
     use super::battery::{
         bed::{self, Bed, Pki},
         clients::put,
+        raw::{connect, open, send},
         sync::{Consumer, Running, config, quick, stored},
         within,
     };
@@ -45,6 +50,64 @@ mod over_the_wire {
             assert!(matches!(refused, Err(Error::Unavailable(_))), "{who}: {refused:?}");
         }
         assert_eq!(client_of(&ours, "client").get(b"k").await.unwrap(), None);
+    }
+
+    /// Whoever watches from now on goes by the header of the first answer.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_watch_begins_right_after_the_revision_that_its_first_answer_names() {
+        let ours = bed::ours().await;
+        let (client, stop) = (ours.store.client(), CancellationToken::new());
+        let until = stop.clone();
+        let writer = std::thread::spawn(move || {
+            while !until.is_cancelled() {
+                futures::executor::block_on(client.write(vec![put("k", "v")])).unwrap();
+                // All the time, but not so that nobody else has any.
+                std::thread::sleep(Duration::from_micros(20));
+            }
+        });
+        let create = pb::WatchCreateRequest { key: "k".into(), ..Default::default() };
+        let request_union = Some(pb::watch_request::RequestUnion::CreateRequest(create));
+        let request = Bytes::from(pb::WatchRequest { request_union }.encode_to_vec());
+        for _ in 0..60 {
+            // On one of its own: what comes for watches that are let go of takes the room of a connection.
+            let channel = connect(&ours.pki, &ours.endpoint(), "client");
+            let answers = open(&channel, "/etcdserverpb.Watch/Watch", request.clone(), 2).await.unwrap();
+            let answers = answers.into_iter().map(|answer| pb::WatchResponse::decode(answer).unwrap());
+            let [created, news] = answers.collect::<Vec<_>>().try_into().unwrap();
+            let first = news.events[0].kv.as_ref().unwrap().mod_revision;
+            assert_eq!(created.header.unwrap().revision + 1, first);
+        }
+        stop.cancel();
+        writer.join().unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_password_that_was_changed_while_it_was_checked_gives_no_token() {
+        let ours = bed::ours_with(|config| config.limits.bcrypt_cost = 7).await;
+        let channel = connect(&ours.pki, &ours.endpoint(), "client");
+        let ask = async |path, message: Vec<u8>| send(&channel, path, None, message.into()).await;
+        let (name, role) = ("root".to_owned(), "root".to_owned());
+        let add = pb::AuthUserAddRequest { name: name.clone(), password: "0".into(), ..Default::default() };
+        ask("/etcdserverpb.Auth/UserAdd", add.encode_to_vec()).await.unwrap();
+        let grant = pb::AuthUserGrantRoleRequest { user: name.clone(), role };
+        ask("/etcdserverpb.Auth/UserGrantRole", grant.encode_to_vec()).await.unwrap();
+        ask("/etcdserverpb.Auth/AuthEnable", Vec::new()).await.unwrap();
+        for round in 0..40 {
+            let (old, password) = (round.to_string(), (round + 1).to_string());
+            let change =
+                pb::AuthUserChangePasswordRequest { name: name.clone(), password, ..Default::default() };
+            let check = pb::AuthenticateRequest { name: name.clone(), password: old };
+            let (changed, checked) = tokio::join!(
+                ask("/etcdserverpb.Auth/UserChangePassword", change.encode_to_vec()),
+                ask("/etcdserverpb.Auth/Authenticate", check.encode_to_vec()),
+            );
+            changed.unwrap();
+            let Ok(checked) = checked else { continue };
+            let token = pb::AuthenticateResponse::decode(checked).unwrap().token;
+            let range = pb::RangeRequest { key: "k".into(), ..Default::default() }.encode_to_vec();
+            let read = send(&channel, "/etcdserverpb.KV/Range", Some(token.leak()), range.into()).await;
+            assert_eq!(read.map_err(|refused| refused.code()), Err(tonic::Code::Unauthenticated));
+        }
     }
 
     #[tokio::test]

@@ -97,9 +97,11 @@ pub(crate) fn open(dir: &Path, now: Millis, ids: (u64, u64)) -> Result<Opened, D
         let damaged = |offset| DurableError::Damaged { path: path.clone(), offset };
         let replayed = replayed.map_err(damaged)?;
         if replayed.whole < content.len() {
-            // The next one was begun when this one was whole on the disk.
-            if nth + 1 < paths.len() {
-                return Err(damaged(replayed.whole));
+            // The next one was begun when this one was whole on the disk, unless it could not be begun after all.
+            for later in &paths[nth + 1..] {
+                if fs::metadata(later).map_err(at(later))?.len() > 0 {
+                    return Err(damaged(replayed.whole));
+                }
             }
             let bytes = content.len() - replayed.whole;
             warn!(path = %path.display(), offset = replayed.whole, bytes, "cut off an entry that was not written to its end");

@@ -22,7 +22,11 @@ pub(crate) struct Held(File);
 pub(crate) fn hold(dir: &Path) -> Result<Held, DurableError> {
     fs::create_dir_all(dir).map_err(at(dir))?;
     let path = dir.join(NAME);
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(at(&path))?;
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).or_else(|error| {
+        // Another user may have made it; whoever may read it can lock it.
+        if error.kind() == io::ErrorKind::PermissionDenied { File::open(&path) } else { Err(error) }
+    });
+    let file = file.map_err(at(&path))?;
     match file.try_lock() {
         Ok(()) => Ok(Held(file)),
         Err(TryLockError::WouldBlock) => Err(DurableError::InUse { path: dir.to_owned() }),

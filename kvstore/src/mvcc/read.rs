@@ -233,7 +233,7 @@ impl Keyspace {
         Ok((found, self.revision + 1))
     }
 
-    fn slots_of<'a>(&'a self, range: &KeyRange) -> impl Iterator<Item = &'a Slot> + 'a {
+    pub(super) fn slots_of<'a>(&'a self, range: &KeyRange) -> impl Iterator<Item = &'a Slot> + 'a {
         self.index.iter(&self.slots, range).map(|id| self.slots.get(id))
     }
 }

@@ -435,3 +435,40 @@ fn sorting_filtering_and_limits_go_together_as_in_etcd() {
     assert_eq!(keys(Range { filters, limit: 1, ..all() }), ("c".into(), 3, false));
     assert_eq!(keys(Range { count_only: true, ..all() }), (String::new(), 3, false));
 }
+
+#[test]
+fn a_lease_that_was_found_over_ends_only_if_it_still_is() {
+    let mut store = Keyspace::new();
+    store.grant(7, 10, 0).unwrap();
+    assert_eq!(store.ended_leases(10_000), [7]);
+    store.revoke(7).unwrap();
+    store.grant(7, 10, 10_000).unwrap();
+    assert!(store.revoke_if_ended(7, 10_000).is_none());
+    assert_eq!(store.keep_alive(7, 12_000), Ok(10));
+    assert!(store.revoke_if_ended(7, 20_000).is_none() && store.has_lease(7));
+    assert!(store.revoke_if_ended(7, 22_000).is_some() && !store.has_lease(7));
+}
+
+#[test]
+fn a_comparison_with_a_range_looks_no_further_than_it_must() {
+    let mut store = Keyspace::new();
+    let mut txn = store.write();
+    for n in 0..50_000 {
+        txn.put(format!("k{n:05}").as_bytes(), b"v", 0);
+    }
+    txn.delete_key(b"k00000");
+    txn.commit();
+    let mut fastest = |version: i64| {
+        let (target, result) = (CompareTarget::Version(version), CompareResult::Equal);
+        let compare = vec![Compare { range: KeyRange::all(), target, result }];
+        let txn = Transaction { compare, ..Transaction::default() };
+        let mut once = || {
+            let began = std::time::Instant::now();
+            assert_eq!(store.transact(&txn).unwrap().0.succeeded, version == 1);
+            began.elapsed()
+        };
+        (0..5).map(|_| once()).min().unwrap()
+    };
+    let (all, first) = (fastest(1), fastest(2));
+    assert!(first * 20 < all, "{first:?} if the first key decides, {all:?} if all must be looked at");
+}

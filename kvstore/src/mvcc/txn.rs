@@ -198,9 +198,9 @@ impl Keyspace {
             };
         }
         let mut found = false;
-        for record in self.chunk_at(&compare.range, self.revision(), usize::MAX) {
+        for slot in self.slots_of(&compare.range).filter(|slot| !slot.dead) {
             found = true;
-            if !compare.holds(&record.fields()) {
+            if !compare.holds(&slot.current.fields()) {
                 return false;
             }
         }

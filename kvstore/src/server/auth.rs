@@ -45,7 +45,7 @@ impl Shared {
     }
 
     /// Who calls: by token if there is one, else by certificate.
-    fn identify(&self, caller: &Caller) -> Result<Option<Identity>, AuthError> {
+    pub(super) fn identify(&self, caller: &Caller) -> Result<Option<Identity>, AuthError> {
         if let Some(token) = &caller.token {
             let user = self.tokens.user(token).ok_or(AuthError::InvalidToken)?;
             return Ok(Some(Identity { user, revision: self.store.auth().revision() }));
@@ -171,13 +171,18 @@ async fn check_password(
         return Err(AuthError::NotEnabled.into());
     }
     let user = auth.user(&request.name).map_err(|_unknown| AuthError::Failed)?;
-    let hash = user.password.clone().ok_or(AuthError::NoPasswordUser)?;
-    let hash = String::from_utf8(hash.to_vec()).map_err(|_not_a_hash| AuthError::Failed)?;
+    let password = user.password.clone().ok_or(AuthError::NoPasswordUser)?;
+    let hash = String::from_utf8(password.to_vec()).map_err(|_not_a_hash| AuthError::Failed)?;
     let matches = tokio::task::spawn_blocking(move || bcrypt::verify(request.password, &hash)).await;
     if !matches!(matches, Ok(Ok(true))) {
         return Err(AuthError::Failed.into());
     }
-    let token = shared.tokens.issue(&request.name);
+    // It took its time, in which the user may have got another password, or have gone.
+    let still = || {
+        let auth = shared.store.auth();
+        auth.enabled() && auth.user(&request.name).is_ok_and(|user| user.password.as_ref() == Some(&password))
+    };
+    let token = shared.tokens.issue_if(&request.name, still).ok_or(AuthError::Failed)?;
     Ok(pb::AuthenticateResponse { header: Some(shared.header_now()), token })
 }
 

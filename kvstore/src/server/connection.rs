@@ -5,7 +5,7 @@
 use std::{
     future::poll_fn,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
     task::{Context, Poll},
     time::Duration,
 };
@@ -46,6 +46,8 @@ type Calls = FuturesUnordered<BoxFuture<'static, ()>>;
 pub(crate) struct Peer {
     /// Common name of the verified client certificate.
     pub(crate) common_name: Option<Arc<str>>,
+    /// Bytes of its messages that are not whole yet.
+    pub(crate) unfinished: Arc<AtomicUsize>,
 }
 
 /// Serves a connection until either side ends it.
@@ -73,7 +75,7 @@ async fn recognize(
     stop: CancellationToken,
 ) -> Option<Served> {
     let Some(config) = shared.tls.as_ref().filter(|_| tls).map(|tls| tls.current()) else {
-        let peer = Peer { common_name: None };
+        let peer = Peer { common_name: None, unfinished: Arc::default() };
         return Some(match is_http2(&socket).await {
             true => http2_on(shared, socket, peer, stop).boxed(),
             false => http1::serve(shared, socket, stop).boxed(),
@@ -84,7 +86,7 @@ async fn recognize(
             let session = stream.get_ref().1;
             let common_name = session.peer_certificates().and_then(|chain| common_name(chain.first()?));
             let http2 = session.alpn_protocol() != Some(b"http/1.1");
-            let peer = Peer { common_name };
+            let peer = Peer { common_name, unfinished: Arc::default() };
             return Some(match http2 {
                 true => http2_on(shared, stream, peer, stop).boxed(),
                 false => http1::serve(shared, stream, stop).boxed(),
@@ -229,7 +231,8 @@ fn call(
         return std::future::ready(()).boxed();
     }
     let calls = &shared.metrics.calls;
-    let incoming = Incoming::new(body, shared.limits.message_bytes(), Arc::clone(calls));
+    let incoming =
+        Incoming::new(body, shared.limits.message_bytes(), Arc::clone(calls), Arc::clone(&peer.unfinished));
     let caller = route::Caller::new(Arc::clone(peer), &parts);
     let (service, method) = route::split(parts.uri.path());
     let outgoing = Outgoing::new(respond, calls.start(service, method), Arc::clone(&shared.store));

@@ -70,8 +70,11 @@ impl World {
             ServerConfig { listen: Vec::new(), ..ServerConfig::new(([127, 0, 0, 1], 0).into(), None) };
         let server = Server::bind(config, Arc::clone(&store)).now_or_never();
         let server = server.expect("no address, no waiting").expect("nothing to bind");
-        let caller =
-            Caller { peer: Arc::new(Peer { common_name: None }), token: None, through_gateway: false };
+        let caller = Caller {
+            peer: Arc::new(Peer { common_name: None, unfinished: Arc::default() }),
+            token: None,
+            through_gateway: false,
+        };
         let watcher = store.watch(&KeyRange::all(), 1, 1, &Arc::<Signal>::default());
         Self { shared: server.shared, caller, watcher, mirror: BTreeMap::new(), revision: 0 }
     }

@@ -6,7 +6,10 @@
 
 use std::{
     future::poll_fn,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -23,6 +26,9 @@ use crate::store::Store;
 
 /// Compression flag and length in front of each message.
 const PREFIX: usize = 5;
+/// Bytes of messages that are not whole yet, of all calls of a connection: a message is in memory before it is known who
+/// sends it.
+const UNFINISHED: usize = 64 << 20;
 /// Pieces in which a long answer is handed to HTTP/2.
 const PIECE: usize = 64 * 1024;
 
@@ -37,17 +43,57 @@ pub(crate) struct Incoming {
     buffer: BytesMut,
     limit: usize,
     counted: Arc<Calls>,
+    unfinished: Unfinished,
+}
+
+/// What a call has of [`UNFINISHED`].
+#[derive(Debug)]
+struct Unfinished {
+    bytes: usize,
+    of_connection: Arc<AtomicUsize>,
+}
+
+impl Unfinished {
+    /// Makes it so much; returns whether there is as much.
+    fn set(&mut self, bytes: usize) -> bool {
+        let before = std::mem::replace(&mut self.bytes, bytes);
+        if bytes <= before {
+            self.of_connection.fetch_sub(before - bytes, Ordering::Relaxed);
+            return true;
+        }
+        let more = bytes - before;
+        self.of_connection.fetch_add(more, Ordering::Relaxed) + more <= UNFINISHED
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.set(0);
+    }
 }
 
 impl Incoming {
-    pub(crate) fn new(stream: RecvStream, limit: usize, counted: Arc<Calls>) -> Self {
-        Self { stream, buffer: BytesMut::new(), limit, counted }
+    /// `unfinished` counts what the calls of a connection hold together.
+    pub(crate) fn new(
+        stream: RecvStream,
+        limit: usize,
+        counted: Arc<Calls>,
+        unfinished: Arc<AtomicUsize>,
+    ) -> Self {
+        let unfinished = Unfinished { bytes: 0, of_connection: unfinished };
+        Self { stream, buffer: BytesMut::new(), limit, counted, unfinished }
     }
 
     /// The next message; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
-            if let Some(message) = self.buffered()? {
+            let message = self.buffered()?;
+            if !self.unfinished.set(self.buffer.len()) {
+                self.buffer = BytesMut::new();
+                self.unfinished.set(0);
+                return Err(status::too_many_requests());
+            }
+            if let Some(message) = message {
                 self.counted.received.fetch_add(message.len() as u64, Ordering::Relaxed);
                 return Ok(Some(message));
             }

@@ -34,11 +34,15 @@ impl Tokens {
         Self { life, known: Mutex::default() }
     }
 
-    /// A new token.
-    pub(crate) fn issue(&self, user: &str) -> String {
+    /// A new token, if `still` holds at the moment when it begins to count: whoever makes it hold no longer forgets the
+    /// tokens of the user after that.
+    pub(crate) fn issue_if(&self, user: &str, still: impl FnOnce() -> bool) -> Option<String> {
         let token = Alphanumeric.sample_string(&mut rand::rng(), 32);
         let now = Instant::now();
         let mut known = self.lock();
+        if !still() {
+            return None;
+        }
         known.retain(|_, token| token.end > now);
         if known.len() >= MOST
             && let Some(first) = known.iter().min_by_key(|(_, token)| token.end).map(|(name, _)| name.clone())
@@ -46,7 +50,7 @@ impl Tokens {
             known.remove(&first);
         }
         known.insert(token.clone(), Token { user: user.to_owned(), end: now + self.life });
-        token
+        Some(token)
     }
 
     /// Whose token it is; using it makes it live on.

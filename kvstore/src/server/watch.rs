@@ -157,7 +157,7 @@ impl Stream {
         };
         let range = convert::range(&create.key, &create.range_end);
         let filters = |kind: pb::watch_create_request::FilterType| create.filters.contains(&(kind as i32));
-        let created = pb::WatchResponse { watch_id: id, created: true, ..self.blank() };
+        let mut created = pb::WatchResponse { watch_id: id, created: true, ..self.blank() };
         let watcher = self.call.shared.store.watch(&range, create.start_revision, id, &self.signal);
         let watch = Watch {
             begun: watcher.next(),
@@ -171,6 +171,10 @@ impl Stream {
             progress_notify: create.progress_notify,
             sent: false,
         };
+        if create.start_revision == 0 {
+            // As in etcd, it says after which revision the watch begins; the store may have moved since it was asked.
+            created.header = Some(self.call.shared.header(watch.watcher.next() - 1));
+        }
         self.watches.insert(id, watch);
         self.send(created).await
     }

@@ -37,6 +37,12 @@ impl File {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         append(path).map(Self)
     }
+
+    /// One that cannot be written.
+    #[cfg(test)]
+    pub(super) fn reading(path: &Path) -> io::Result<Self> {
+        fs::File::open(path).map(Self)
+    }
 }
 
 impl Medium for File {
@@ -59,13 +65,23 @@ impl Medium for File {
 
     fn turn(&mut self, path: &Path) -> io::Result<()> {
         let file = append(path)?;
-        if let Some(dir) = path.parent() {
-            sync_dir(dir)?;
+        let prepared = path.parent().map_or(Ok(()), sync_dir).and_then(|()| {
+            // The room that was kept for it is of use to the next one.
+            let len = self.0.metadata()?.len();
+            self.0.set_len(len)
+        });
+        match prepared {
+            Ok(()) => {
+                self.0 = file;
+                Ok(())
+            }
+            Err(error) => {
+                // A newer journal says that this one is whole, which it is not as long as it goes on.
+                if file.metadata().is_ok_and(|made| made.len() == 0) {
+                    let _empty_ones_are_passed_over_at_the_start = fs::remove_file(path);
+                }
+                Err(error)
+            }
         }
-        // The room that was kept for it is of use to the next one.
-        let len = self.0.metadata()?.len();
-        self.0.set_len(len)?;
-        self.0 = file;
-        Ok(())
     }
 }

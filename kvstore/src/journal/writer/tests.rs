@@ -235,3 +235,16 @@ async fn a_turn_comes_after_what_was_noted_before_and_before_what_comes_after() 
     drop(journal);
     assert_eq!(disk.keys().len(), 3);
 }
+
+#[test]
+fn a_turn_that_fails_leaves_no_newer_journal() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let (old, new) = (dir.path().join("journal.1"), dir.path().join("journal.2"));
+    std::fs::write(&old, "entries").unwrap();
+    // Its length cannot be set where it can only be read.
+    let mut medium = File::reading(&old).unwrap();
+    assert!(medium.turn(&new).is_err());
+    assert!(!new.exists());
+    File::open(&old).unwrap().turn(&new).unwrap();
+    assert!(new.exists());
+}

@@ -247,7 +247,7 @@ impl World {
 /// A connection of `user`, without a network.
 fn connect(shared: &Arc<Shared>, user: &str, tasks: &mut JoinSet<&'static str>) -> Caller {
     let (near, far) = tokio::io::duplex(PIPE);
-    let peer = connection::Peer { common_name: Some(Arc::from(user)) };
+    let peer = connection::Peer { common_name: Some(Arc::from(user)), unfinished: Arc::default() };
     tasks.spawn(connection::http2_on(Arc::clone(shared), far, peer, CancellationToken::new()));
     let mut near = Some(hyper_util::rt::TokioIo::new(near));
     let connector = tower::service_fn(move |_: http::Uri| {
