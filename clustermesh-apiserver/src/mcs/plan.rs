@@ -206,7 +206,12 @@ impl Plan {
     }
 
     fn replace(&mut self, kind: Kind, observed: &Value, wanted: &Value) {
-        if !covers(observed, wanted) {
+        // What came in a list has neither.
+        let mut said = wanted.clone();
+        for field in ["apiVersion", "kind"] {
+            said.as_object_mut().and_then(|fields| fields.remove(field));
+        }
+        if !covers(observed, &said) {
             self.actions.push(Action::Replace(kind, overlay(observed, wanted)));
         }
     }

@@ -42,6 +42,6 @@ battery! {
     fidelity::services_go_out_in_the_formats_that_are_asked_for,
     mcs::exports_of_all_clusters_become_one_import_with_an_address_and_slices,
     mcs::disagreements_show_on_the_export_and_go_with_their_cause,
-    mcs::who_takes_over_leaves_all_as_it_is_and_removes_what_is_withdrawn,
+    mcs::who_takes_over_writes_nothing_anew_and_removes_what_is_withdrawn,
     mcs::a_namespace_that_does_not_take_part_or_is_going_gets_nothing,
 }

@@ -142,13 +142,14 @@ async fn until_backends(bench: &Bench, wanted: &[(&str, &str)]) -> Result<()> {
     bench.until_kube(&format!("{wanted:?}"), async || Ok(derived_backends(bench).await? == wanted)).await
 }
 
-/// All that the controllers write, with the uid and what it says beside the metadata.
+/// All that the controllers write, with its version.
 async fn written(bench: &Bench) -> Result<BTreeMap<String, Value>> {
     let mut written = BTreeMap::new();
     for kind in ["ServiceImport", "ServiceExport", "Service", "EndpointSlice"] {
         for mut object in bench.values(kind, "shop").await? {
             let metadata = object["metadata"].take();
-            object["metadata"] = json!({"uid": metadata["uid"], "labels": metadata["labels"]});
+            object["metadata"] =
+                json!({"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]});
             let name = metadata["name"].as_str().unwrap_or_default();
             written.insert(format!("{kind} {name}"), object);
         }
@@ -227,7 +228,7 @@ pub(crate) async fn disagreements_show_on_the_export_and_go_with_their_cause(ben
     controllers.stop().await
 }
 
-pub(crate) async fn who_takes_over_leaves_all_as_it_is_and_removes_what_is_withdrawn(
+pub(crate) async fn who_takes_over_writes_nothing_anew_and_removes_what_is_withdrawn(
     mut bench: Bench,
 ) -> Result<()> {
     shop(&bench).await?;
