@@ -243,8 +243,9 @@ impl Controller {
             let now = Instant::now();
             let due = self.retries.iter().filter(|(_, (at, _))| *at <= now).map(|(key, _)| key.clone());
             self.dirty.extend(due.collect::<Vec<_>>());
-            if self.report.pending.is_empty() {
-                self.work().await;
+            // Whoever does not lead any more leaves off in the middle: the plans of the next one begin with what is there.
+            if self.report.pending.is_empty() && stop.run_until_cancelled(self.work()).await.is_none() {
+                return;
             }
             self.status.send_if_modified(|shown| {
                 let changed = *shown != self.report;
@@ -400,16 +401,22 @@ fn change<T>(
     }
 }
 
+/// All that can be done of a plan; the first failure.
 async fn carry_out(client: &Client, resources: &Resources, actions: Vec<Action>) -> Result<(), kube::Error> {
+    let mut failed = Ok(());
     for action in actions {
-        let outcome = request(client, resources, action).await;
-        match outcome {
+        let others_need_it = match &action {
+            Action::Create(kind, _) | Action::Replace(kind, _) => *kind != Kind::Slice,
+            Action::ReplaceStatus(..) | Action::Delete(..) => false,
+        };
+        match request(client, resources, action).await {
             Ok(()) => {}
             Err(error) if is_moot(&error) => debug!(%error, "request without object"),
-            Err(error) => return Err(error),
+            Err(error) if others_need_it => return failed.and(Err(error)),
+            Err(error) => failed = failed.and(Err(error)),
         }
     }
-    Ok(())
+    failed
 }
 
 async fn request(client: &Client, resources: &Resources, action: Action) -> Result<(), kube::Error> {

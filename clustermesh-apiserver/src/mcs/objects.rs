@@ -276,10 +276,14 @@ pub(super) fn imported_slices(
     }
     let derived = derived_name(&key.namespace, &key.name);
     let labels = slice_labels(key, merged, cluster, MANAGED_BY_MESH);
+    // Each family counts for itself, so that one more slice of one moves nothing of the other.
+    let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
     let chunks = groups.iter().flat_map(|((family, ports), endpoints)| {
         endpoints.chunks(ENDPOINTS_PER_SLICE).map(move |endpoints| (*family, ports, endpoints))
     });
-    let slice = |(number, (family, ports, endpoints)): (usize, (&str, &Ports<'_>, &[Value]))| {
+    let slice = |(family, ports, endpoints): (&str, &Ports<'_>, &[Value])| {
+        let next = numbers.entry(if family == "IPv6" { "IPv6" } else { "IPv4" }).or_default();
+        let number = std::mem::replace(next, *next + 1);
         let ports: Vec<_> = ports
             .iter()
             .map(|(name, sort, port)| json!({"name": name, "protocol": sort, "port": port}))
@@ -300,7 +304,7 @@ pub(super) fn imported_slices(
             "ports": ports,
         })
     };
-    chunks.enumerate().map(slice).collect()
+    chunks.map(slice).collect()
 }
 
 /// Kubernetes allows 253 bytes; slices are long before that only when their source's is, so cutting cannot clash often, and

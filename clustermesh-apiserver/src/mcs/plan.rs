@@ -189,20 +189,33 @@ impl Plan {
     /// Makes the slices that belong to `derived` those of `wanted`, by name.
     fn slices(&mut self, world: &World, derived: &ObjectKey, mut wanted: BTreeMap<String, Value>) {
         let ours = |slice: &LocalSlice| slice.mirrored || slice.source_cluster.is_some();
+        let (mut kept, mut gone) = (Vec::new(), Vec::new());
         for (name, slice) in world.slices.get(derived).into_iter().flatten().filter(|(_, slice)| ours(slice))
         {
             match wanted.remove(name) {
-                Some(wanted) => self.replace(Kind::Slice, &slice.whole, &wanted),
+                Some(wanted) => kept.push((&slice.whole, wanted)),
                 // What the cluster offers is not known yet, so nothing of it goes.
                 None if slice.source_cluster.as_ref().is_some_and(|cluster| !world.is_read(cluster)) => {}
-                None => self.actions.push(Action::Delete(
+                None => gone.push(Action::Delete(
                     Kind::Slice,
                     ObjectKey::new(&derived.namespace, name),
                     uid(&slice.whole).to_owned(),
                 )),
             }
         }
+        // An endpoint that moves from slice to slice is in both for a moment, never in none: new slices come first, old ones
+        // go last, and between them endpoints move up when there are more of them, and down when there are fewer.
         self.actions.extend(wanted.into_values().map(|slice| Action::Create(Kind::Slice, slice)));
+        let endpoints = |slice: &Value| slice["endpoints"].as_array().map_or(0, Vec::len);
+        let before: usize = kept.iter().map(|(observed, _)| endpoints(observed)).sum();
+        let after: usize = kept.iter().map(|(_, wanted)| endpoints(wanted)).sum();
+        if after >= before {
+            kept.reverse();
+        }
+        for (observed, wanted) in kept {
+            self.replace(Kind::Slice, observed, &wanted);
+        }
+        self.actions.extend(gone);
     }
 
     fn replace(&mut self, kind: Kind, observed: &Value, wanted: &Value) {

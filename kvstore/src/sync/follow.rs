@@ -1,6 +1,7 @@
 //! List, then watch, then for ever: the shell around [`Mirror`].
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -97,7 +98,8 @@ impl Follower {
     ///
     /// After a broken watch it resumes at the revision where it was; if the store does not have that any
     /// more, or refuses, it lists again and sends the difference. Failures are retried for ever with backoff.
-    /// Stop it by the token, which acts between messages; dropping the future may lose a message.
+    /// The token, or dropping the future, acts between batches: what is known has been sent, what has not been sent is not
+    /// known, so another `run` tells it.
     ///
     /// # Errors
     /// See [`FollowError`].
@@ -139,8 +141,10 @@ impl Follower {
                                 send(out, vec![Change::Resumed { revision: after }]).await?;
                             }
                             let mut seen = after;
+                            let opened = Instant::now();
                             let error = self.drive(&mut stream, &mut seen, out).await?;
-                            if seen > after {
+                            // One that lived is no failure in a row, though nothing happened on it.
+                            if seen > after || opened.elapsed() > self.backoff.cap {
                                 failures = 0;
                             }
                             let then = after_error(&error, seen);
@@ -200,12 +204,9 @@ impl Follower {
             };
             let last = page.kvs.last().map(|kv| kv.key.clone());
             let mut changes = page.kvs.into_iter().map(|kv| self.mirror.listed(self.prefix.len(), kv));
-            loop {
-                let batch: Vec<Change> = changes.by_ref().take(BATCH).collect();
-                if batch.is_empty() {
-                    break;
-                }
-                send(out, batch).await?;
+            while changes.len() > 0 {
+                let room = room(out).await?;
+                room.send(changes.by_ref().take(BATCH).collect());
             }
             let revision = *at.get_or_insert(page.revision);
             match last {
@@ -213,11 +214,12 @@ impl Follower {
                 Some(_) | None => break revision,
             }
         };
+        let room = room(out).await?;
         let mut rest = self.mirror.end_list();
         let keys = self.mirror.len();
         debug!(prefix = %self.prefix.escape_ascii(), keys, stale = rest.len(), %revision, "list done");
         rest.push(Change::ListDone { keys, revision });
-        send(out, rest).await?;
+        room.send(rest);
         Ok(Ok(revision))
     }
 
@@ -233,13 +235,14 @@ impl Follower {
                 Ok(batch) => batch,
                 Err(error) => return Ok(error),
             };
+            let room = room(out).await?;
             let changes: Vec<Change> = batch
                 .events
                 .into_iter()
                 .filter_map(|event| self.mirror.apply(self.prefix.len(), event))
                 .collect();
             if !changes.is_empty() {
-                send(out, changes).await?;
+                room.send(changes);
             }
             *seen = batch.revision.max(*seen);
         }
@@ -258,6 +261,12 @@ fn after_error(error: &WatchError, seen: Revision) -> Next {
         }
         WatchError::Compacted { .. } | WatchError::Cancelled { .. } | WatchError::Store(_) => Next::List,
     }
+}
+
+/// Room for one batch. Asked for before the mirror learns what is in it: who is stopped while waiting has then told all that
+/// the mirror knows.
+async fn room(out: &mpsc::Sender<Vec<Change>>) -> Result<mpsc::Permit<'_, Vec<Change>>, FollowError> {
+    out.reserve().await.map_err(|_gone| FollowError::ConsumerGone)
 }
 
 async fn send(out: &mpsc::Sender<Vec<Change>>, batch: Vec<Change>) -> Result<(), FollowError> {

@@ -53,6 +53,7 @@ macro_rules! battery {
             clients::a_store_says_who_it_is,
             sync::a_follower_lists_then_watches,
             sync::a_follower_that_comes_back_deletes_what_went_meanwhile,
+            sync::a_follower_that_is_stopped_before_a_slow_consumer_loses_nothing,
             sync::a_writer_writes_sweeps_and_then_raises_the_canary,
             sync::a_writer_whose_lease_ended_writes_everything_again,
             sync::an_enforcing_writer_reverts_what_others_do,

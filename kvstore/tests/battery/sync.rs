@@ -28,8 +28,15 @@ pub(crate) struct Consumer {
 }
 
 impl Consumer {
-    pub(crate) fn follow(mut follower: Follower, client: Arc<dyn Client>) -> Self {
-        let (out, changes) = mpsc::channel(4);
+    pub(crate) fn follow(follower: Follower, client: Arc<dyn Client>) -> Self {
+        Self::start(follower, client, mpsc::channel(4))
+    }
+
+    fn start(
+        mut follower: Follower,
+        client: Arc<dyn Client>,
+        (out, changes): (mpsc::Sender<Vec<Change>>, mpsc::Receiver<Vec<Change>>),
+    ) -> Self {
         let stop = CancellationToken::new();
         let until = stop.clone();
         #[expect(clippy::disallowed_methods, reason = "a test has no supervisor")]
@@ -61,6 +68,16 @@ impl Consumer {
     pub(crate) async fn stop(self) -> Follower {
         self.stop.cancel();
         within("the follower's end", self.task).await.unwrap()
+    }
+
+    /// The same after reading what it had told by then; with the keys as they were told.
+    async fn stop_and_drain(mut self) -> (Follower, BTreeMap<String, String>) {
+        self.stop.cancel();
+        let follower = within("the follower's end", &mut self.task).await.unwrap();
+        while let Ok(batch) = self.changes.try_recv() {
+            batch.into_iter().for_each(|change| self.apply(change));
+        }
+        (follower, self.keys)
     }
 
     fn apply(&mut self, change: Change) {
@@ -112,6 +129,32 @@ pub(crate) async fn a_follower_that_comes_back_deletes_what_went_meanwhile(clien
     consumer.until("list done").await;
     assert_eq!(consumer.known(), ["b", "c"]);
     assert!(consumer.told.contains(&"-a".to_owned()), "the deletion comes before the end of the list");
+    consumer.stop().await;
+}
+
+/// What it knows is what it has told: nothing is lost between the two when it is stopped.
+pub(crate) async fn a_follower_that_is_stopped_before_a_slow_consumer_loses_nothing(
+    client: &Arc<dyn Client>,
+) {
+    let names: Vec<String> = (0..10).map(|n| n.to_string()).collect();
+    client.write(names.iter().map(|name| put(&format!("fs/{name}"), "1")).collect()).await.unwrap();
+    let (out, changes) = mpsc::channel(1);
+    let mut consumer = Consumer::start(Follower::new("fs/"), Arc::clone(client), (out, changes));
+    consumer.until("list done").await;
+    for name in &names[..8] {
+        client.write(vec![Write::Delete { key: format!("fs/{name}").into() }]).await.unwrap();
+    }
+    within("a full channel", async {
+        while consumer.changes.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let (follower, keys) = consumer.stop_and_drain().await;
+    let mut consumer = Consumer::follow(follower, Arc::clone(client));
+    consumer.keys = keys;
+    consumer.until("list done").await;
+    assert_eq!(consumer.known(), ["8", "9"]);
     consumer.stop().await;
 }
 

@@ -169,6 +169,8 @@ pub(crate) struct Pods {
     /// Counts the changes of the keys of `wanted`.
     generation: u64,
     records: Arc<Records>,
+    /// With which number each pod was written last, and with which addresses.
+    written: BTreeMap<ObjectKey, (NumericIdentity, Vec<String>)>,
     /// Addresses of the nodes that publish a WireGuard key, by node.
     encrypted_hosts: BTreeMap<Arc<str>, Vec<IpAddr>>,
 }
@@ -191,6 +193,7 @@ impl Pods {
         let namespace = Some(&*object.namespace);
         let Some(pod) = self.pods.get(object) else {
             self.want(object, None);
+            self.written.remove(object);
             return None;
         };
         let refused = pod.refusal().or_else(|| {
@@ -199,6 +202,7 @@ impl Pods {
         });
         if let Some(refused) = refused {
             self.want(object, None);
+            self.written.remove(object);
             return Some(Unit::refused(namespace, refused));
         }
         let namespace_labels =
@@ -212,13 +216,27 @@ impl Pods {
         );
         let labels = self.intern(labels.to_string());
         self.want(object, Some(Arc::clone(&labels)));
-        Some(match self.records.number(&labels) {
-            Ok(identity) => {
-                let encrypted = |ip| self.encrypted_hosts.values().flatten().any(|host| *host == ip);
-                endpoint::unit(&object.namespace, self.pods[object].pairs(object, identity, encrypted))
-            }
-            Err(refused) => Unit::refused(namespace, refused),
-        })
+        let (identity, refused) = match self.records.number(&labels) {
+            Ok(identity) => (identity, None),
+            Err(refused) => match self.last_identity(object) {
+                Some(identity) => (identity, Some(refused)),
+                None => return Some(Unit::refused(namespace, refused)),
+            },
+        };
+        let pod = &self.pods[object];
+        self.written.insert(object.clone(), (identity, pod.addresses().map(str::to_owned).collect()));
+        let encrypted = |ip| self.encrypted_hosts.values().flatten().any(|host| *host == ip);
+        let (pairs, mut withheld) = pod.pairs(object, identity, encrypted);
+        withheld.extend(refused);
+        Some(endpoint::unit(&object.namespace, (pairs, withheld)))
+    }
+
+    /// The number that a running pod keeps while its new labels have none: to be known by what it was is better than to be
+    /// unknown. Its new number may take long to come, as only the leader records numbers.
+    fn last_identity(&self, object: &ObjectKey) -> Option<NumericIdentity> {
+        let (identity, addresses) = self.written.get(object)?;
+        let same_pod = self.pods.get(object)?.addresses().eq(addresses);
+        (same_pod && self.records.all().contains_key(identity)).then_some(*identity)
     }
 
     /// Takes the numbers that are known now and returns the pods that they concern.
@@ -392,5 +410,39 @@ mod tests {
         pods.set(&object, None);
         assert!(pods.unit(&local, &namespaces, &object).is_none());
         assert_eq!(pods.wanted().count(), 0);
+    }
+
+    #[test]
+    fn a_running_pod_whose_labels_change_keeps_its_number_until_it_has_another() {
+        let (local, namespaces, object) = bench();
+        let labelled = |app: &str, ip: &str| {
+            pod(json!({"metadata": {"labels": {"app": app}}, "status": {"phase": "Running", "podIP": ip}}))
+        };
+        let ids = |unit: &Unit| -> Vec<u32> {
+            let value = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).unwrap();
+            unit.entries().iter().map(|entry| value(&entry.value)["ID"].as_u64().unwrap() as u32).collect()
+        };
+        let mut pods = Pods::default();
+        pods.set(&object, Some(labelled("cart", "10.71.1.11")));
+        pods.unit(&local, &namespaces, &object).unwrap();
+        let cart = Arc::clone(pods.wanted().next().unwrap());
+        let first = Records::default().with(cart, NumericIdentity(196_700));
+        pods.set_records(Arc::new(first.clone()));
+        assert_eq!(ids(&pods.unit(&local, &namespaces, &object).unwrap()), [196_700]);
+
+        pods.set(&object, Some(labelled("basket", "10.71.1.11")));
+        let unit = pods.unit(&local, &namespaces, &object).unwrap();
+        assert_eq!(ids(&unit), [196_700]);
+        assert_eq!(unit.withheld()[0].reason, Reason::EndpointWithoutIdentity, "it is said all the same");
+        let basket = Arc::clone(pods.wanted().next().unwrap());
+        assert_eq!(
+            pods.set_records(Arc::new(first.with(basket, NumericIdentity(196_701)))),
+            std::slice::from_ref(&object)
+        );
+        assert_eq!(ids(&pods.unit(&local, &namespaces, &object).unwrap()), [196_701]);
+
+        // Another pod of the same name has nothing to keep.
+        pods.set(&object, Some(labelled("orders", "10.71.1.99")));
+        assert!(pods.unit(&local, &namespaces, &object).unwrap().entries().is_empty());
     }
 }
