@@ -53,6 +53,9 @@ struct Wish {
     mark: u64,
     /// A write of it (or of an earlier one) is under way.
     flying: bool,
+    /// A write of it (or of an earlier one) failed, perhaps after it took effect: what the store holds is not known, so that
+    /// even a wish for what it held before has to be written.
+    unsure: bool,
     queued: bool,
     early: bool,
 }
@@ -121,7 +124,7 @@ impl DesiredSet {
             Some(wish) if wish.value.as_ref() == Some(&value) => return false,
             Some(wish) => {
                 self.wanted += usize::from(wish.value.is_none());
-                if is_stored && !wish.flying {
+                if is_stored && !wish.flying && !wish.unsure {
                     self.fulfil(&key);
                     return true;
                 }
@@ -152,7 +155,8 @@ impl DesiredSet {
             return false;
         }
         self.wanted -= 1;
-        let nothing_to_undo = |wish: &Wish| self.looked && !wish.flying && !self.stored.contains(key);
+        let nothing_to_undo =
+            |wish: &Wish| self.looked && !wish.flying && !wish.unsure && !self.stored.contains(key);
         if self.wishes.get(key).is_some_and(nothing_to_undo) {
             self.fulfil(key);
         } else {
@@ -242,7 +246,7 @@ impl DesiredSet {
         for item in items {
             // A newer wish stays, with the rest of what is known.
             match self.wishes.get_mut(&item.key) {
-                Some(wish) if wish.number != item.number => wish.flying = false,
+                Some(wish) if wish.number != item.number => (wish.flying, wish.unsure) = (false, false),
                 Some(_) | None => self.fulfil(&item.key),
             }
             let (left, now) = match &item.value {
@@ -354,7 +358,7 @@ impl DesiredSet {
         self.lost_where(|_| true);
         // Whoever was writing may have been stopped half-way.
         for (key, wish) in self.wishes.iter_mut().filter(|(_, wish)| wish.flying) {
-            wish.flying = false;
+            (wish.flying, wish.unsure) = (false, true);
             if !std::mem::replace(&mut wish.queued, true) {
                 self.queue.push_back(key.clone());
             }
@@ -427,7 +431,8 @@ impl DesiredSet {
                 !std::mem::replace(&mut wish.queued, true)
             }
             None => {
-                let wish = Wish { value, number, mark, flying: false, queued: true, early: false };
+                let wish =
+                    Wish { value, number, mark, flying: false, unsure: false, queued: true, early: false };
                 self.wishes.insert(key.clone(), wish);
                 true
             }
@@ -454,7 +459,7 @@ impl DesiredSet {
     /// Notes that a write is over without success. Returns whether the key is to be queued.
     fn not_written(&mut self, key: &[u8]) -> bool {
         let Some(wish) = self.wishes.get_mut(key) else { return false };
-        wish.flying = false;
+        (wish.flying, wish.unsure) = (false, true);
         !std::mem::replace(&mut wish.queued, true)
     }
 }

@@ -193,10 +193,17 @@ enum Op {
     Upsert(u8, u8),
     Delete(u8),
     WriteOk(usize),
-    WriteFails(usize),
+    /// `done`: only its answer was lost.
+    WriteFails {
+        items: usize,
+        done: bool,
+    },
     Synced,
     Replaced,
-    RunAgain { done: bool, foreign: Option<(u8, u8)> },
+    RunAgain {
+        done: bool,
+        foreign: Option<(u8, u8)>,
+    },
     Adopt,
 }
 
@@ -205,7 +212,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0..6u8, 0..3u8).prop_map(|(k, v)| Op::Upsert(k, v)),
         2 => (0..6u8).prop_map(Op::Delete),
         4 => (1..4usize).prop_map(Op::WriteOk),
-        1 => (1..4usize).prop_map(Op::WriteFails),
+        1 => (1..4usize, any::<bool>()).prop_map(|(items, done)| Op::WriteFails { items, done }),
         1 => Just(Op::Synced),
         1 => Just(Op::Replaced),
         1 => (any::<bool>(), prop::option::of((0..8u8, 0..3u8)))
@@ -372,11 +379,14 @@ proptest! {
                     carry_out(&mut store, &items);
                     set.stored(items, Vec::new());
                 }
-                Op::WriteFails(n) if set.step() == Step::Write => {
-                    let items = set.take(n, 1000);
+                Op::WriteFails { items, done } if set.step() == Step::Write => {
+                    let items = set.take(items, 1000);
+                    if done {
+                        carry_out(&mut store, &items);
+                    }
                     set.failed(items);
                 }
-                Op::WriteOk(_) | Op::WriteFails(_) => {}
+                Op::WriteOk(_) | Op::WriteFails { .. } => {}
                 Op::Synced => {
                     set.synced();
                     promised.get_or_insert_with(|| wanted.clone());

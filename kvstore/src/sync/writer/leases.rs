@@ -85,7 +85,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn renew(&mut self, lease: LeaseId) -> Result<(), Error> {
+    pub(super) async fn renew(&mut self, lease: LeaseId) -> Result<(), Error> {
         match self.client.keep_alive(lease).await {
             Ok(_) => Ok(()),
             Err(Error::LeaseNotFound(_)) => {

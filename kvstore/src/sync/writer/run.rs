@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, time::SystemTime};
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{Shared, WriterError};
 use crate::{
@@ -251,14 +251,14 @@ impl<'a> Run<'a> {
             }
             Err(error) => {
                 taken.into_iter().for_each(|lease| self.leases.release(lease));
-                self.not_written(items, &error);
+                self.not_written(items, &error).await;
                 Err(error)
             }
         }
     }
 
     /// Puts a failed batch back where it is due again.
-    fn not_written(&mut self, mut items: Vec<Item>, error: &Error) {
+    async fn not_written(&mut self, mut items: Vec<Item>, error: &Error) {
         match error {
             Error::Invalid(_) if items.len() > 1 => {
                 self.singly = items.len();
@@ -270,12 +270,14 @@ impl<'a> Run<'a> {
                 }
             }
             Error::LeaseNotFound(_) => {
-                // The store does not say which, so all of the batch are taken for lost; that only costs writes.
-                let mut lost: Vec<LeaseId> = items.iter().map(|item| item.lease).collect();
-                lost.sort_unstable();
-                lost.dedup();
+                // The store does not say which. Those that are only taken for lost would hold keys that nobody knows of.
+                let leases: BTreeSet<LeaseId> = items.iter().map(|item| item.lease).collect();
                 self.shared.set().failed(items);
-                lost.into_iter().for_each(|lease| self.lease_lost(lease));
+                for lease in leases.into_iter().filter(|lease| *lease != LeaseId::NONE) {
+                    if let Err(error) = self.renew(lease).await {
+                        debug!(%lease, error = %Chain(&error), "it stays unknown whether the lease is lost");
+                    }
+                }
             }
             Error::Compacted { .. }
             | Error::FutureRevision { .. }
