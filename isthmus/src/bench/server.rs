@@ -21,6 +21,8 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 const ASK_EVERY: Duration = Duration::from_millis(1);
 /// The certificates are for one run.
 const VALID_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Nothing is issued from a CA in its last days.
+const CA_VALID_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Whose server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +57,7 @@ impl Credentials {
     pub(crate) fn issue(directory: &Path) -> anyhow::Result<Self> {
         let now = SystemTime::now();
         let name = |text: &str| text.parse().map_err(|error: String| anyhow::anyhow!(error));
-        let ca = new_ca(&name("Isthmus bench")?, now, VALID_FOR * 2)?;
+        let ca = new_ca(&name("Isthmus bench")?, now, CA_VALID_FOR)?;
         let authority = Authority::load(&ca.certificate, ca.key.expose(), now)?;
         let reached_by = vec![ServerName::Ip(Ipv4Addr::LOCALHOST.into())];
         let server = authority.issue(&Leaf::Server { name: name("bench")?, reached_by }, now, VALID_FOR)?;
