@@ -220,9 +220,13 @@ impl Stream {
     async fn deliver(&mut self, id: i64) -> Result<(), Gone> {
         let Some(watch) = self.watches.get_mut(&id) else { return Ok(()) };
         if !watch.keeps_its_root(&self.call.shared, &self.call.caller) {
-            // From here its history is of other keys: as if it were compacted, which has every client list again.
-            let now = self.call.shared.store.revision();
-            return self.cancel_compacted(id, now).await;
+            // From here its history is of other keys: as if it were compacted, which has every client list again. What is
+            // compacted indeed is answered as to everyone.
+            let next = watch.watcher.next();
+            let store = &self.call.shared.store;
+            let oldest = store.look(crate::mvcc::Keyspace::compacted);
+            let revision = if next < oldest { oldest } else { store.revision() };
+            return self.cancel_compacted(id, revision).await;
         }
         let look = match watch.watcher.look(&self.call.shared.store) {
             Ok(look) => look,

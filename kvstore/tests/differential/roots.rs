@@ -41,9 +41,17 @@ async fn a_user_below_a_prefix_has_an_etcd_of_its_own() {
         }
         AuthClient::new(channel.clone()).auth_enable(pb::AuthEnableRequest {}).await.unwrap();
     }
-    // Ours notes the new root as a revision.
+    // Ours notes the new root as a revision. A watch from there on is over, since who read just before it read something else;
+    // so that it is over on both sides, there is one more revision before what both have forgotten.
     ask(&theirs, &Ask::Delete(pb::DeleteRangeRequest { key: "x".into(), ..Default::default() })).await;
-    both.ask(0, &Ask::Compact(AROUND.len() as i64 + 2)).await;
+    for (channel, key) in [(&ours, "c"), (&theirs, "x")] {
+        let put = pb::PutRequest { key: key.into(), value: "hidden".into(), ..Default::default() };
+        assert!(ask(channel, &Ask::Put(put)).await.contains("header"));
+    }
+    ask(&theirs, &Ask::Delete(pb::DeleteRangeRequest { key: "x".into(), ..Default::default() })).await;
+    ask(&ours, &Ask::Put(pb::PutRequest { key: "a".into(), value: "hidden".into(), ..Default::default() }))
+        .await;
+    both.ask(0, &Ask::Compact(AROUND.len() as i64 + 4)).await;
 
     let asks = keys_and_leases();
     for _ in 0..requests() {
