@@ -128,12 +128,12 @@ pub(crate) fn packets(input: &[u8]) -> bool {
     nodes.iter().any(|node| node.delivered > 0)
 }
 
-/// Replaces a byte, and cuts off the end if there is a third byte.
+/// Flips bits of a byte, which no value of it outlives, and cuts off the end if there is a third byte.
 fn changed(mut datagram: Vec<u8>, how: &[u8]) -> Vec<u8> {
     if let [place, value, ..] = how
         && let Some(byte) = datagram.get_mut(usize::from(*place))
     {
-        *byte = *value;
+        *byte ^= *value;
     }
     if let Some(cut) = how.get(2) {
         datagram.truncate(datagram.len().saturating_sub(usize::from(*cut)));
