@@ -24,6 +24,7 @@ mod gather;
 mod http;
 mod listen;
 mod manifest;
+mod once;
 mod out;
 mod places;
 mod status;

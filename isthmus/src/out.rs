@@ -62,7 +62,8 @@ pub(crate) fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-/// Says what is being done, if somebody waits for it: on standard error, and only on a terminal.
+/// Says what is being done, if somebody waits for it: on standard error, and only on a terminal. It stays there, as what was
+/// done by a command that writes should; [`Progress`] goes.
 pub(crate) fn progress(text: impl Display) {
     let mut stderr = io::stderr().lock();
     if stderr.is_terminal() {

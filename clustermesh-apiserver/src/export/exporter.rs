@@ -436,11 +436,10 @@ impl Exporter {
 
     fn service(&mut self, object: &ObjectKey, service: Option<Service>) {
         let before = self.goes_out(object);
-        let labels_before = self.services.service(object).map(|service| service.metadata.labels.clone());
-        self.services.set_service(object, service);
+        let former = self.services.set_service(object, service);
         self.export_service(object);
-        let labels = self.services.service(object).map(|service| &service.metadata.labels);
-        if labels != labels_before.as_ref() {
+        let now = self.services.service(object).map(|service| &service.metadata.labels);
+        if now != former.as_ref().map(|service| &service.metadata.labels) {
             self.relabel(object);
         }
         if self.goes_out(object) != before {

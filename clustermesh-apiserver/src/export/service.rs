@@ -296,10 +296,11 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    pub(crate) fn set_service(&mut self, object: &ObjectKey, service: Option<Service>) {
+    /// Takes the new state of a Service and returns the former one.
+    pub(crate) fn set_service(&mut self, object: &ObjectKey, service: Option<Service>) -> Option<Service> {
         match service {
-            Some(service) => drop(self.services.insert(object.clone(), service)),
-            None => drop(self.services.remove(object)),
+            Some(service) => self.services.insert(object.clone(), service),
+            None => self.services.remove(object),
         }
     }
 

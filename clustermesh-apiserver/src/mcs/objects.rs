@@ -248,7 +248,7 @@ pub(super) fn imported_slices(
     derived_uid: &str,
 ) -> Vec<Value> {
     type Ports<'a> = Vec<(&'a str, &'a str, u16)>;
-    let mut groups: BTreeMap<(&str, Ports<'_>), Vec<Value>> = BTreeMap::new();
+    let mut groups: BTreeMap<(&'static str, Ports<'_>), Vec<Value>> = BTreeMap::new();
     let offered = |name: &str, sort: &str| {
         merged.ports.iter().any(|port| port_name(merged, port) == name && protocol(port) == sort)
     };
@@ -277,12 +277,12 @@ pub(super) fn imported_slices(
     let derived = derived_name(&key.namespace, &key.name);
     let labels = slice_labels(key, merged, cluster, MANAGED_BY_MESH);
     // Each family counts for itself, so that one more slice of one moves nothing of the other.
-    let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut numbers: BTreeMap<&'static str, usize> = BTreeMap::new();
     let chunks = groups.iter().flat_map(|((family, ports), endpoints)| {
         endpoints.chunks(ENDPOINTS_PER_SLICE).map(move |endpoints| (*family, ports, endpoints))
     });
-    let slice = |(family, ports, endpoints): (&str, &Ports<'_>, &[Value])| {
-        let next = numbers.entry(if family == "IPv6" { "IPv6" } else { "IPv4" }).or_default();
+    let slice = |(family, ports, endpoints): (&'static str, &Ports<'_>, &[Value])| {
+        let next = numbers.entry(family).or_default();
         let number = std::mem::replace(next, *next + 1);
         let ports: Vec<_> = ports
             .iter()

@@ -7,16 +7,14 @@ use crate::connect::reach::{ReachArgs, Reached};
 use crate::connect::report::{self, CheckReport};
 use crate::connect::survey;
 use crate::exit::Exit;
+use crate::once;
 use crate::out::{self, FormatArgs};
-use anyhow::Context as _;
 use jiff::Timestamp;
 use mesh_connect::{checks, connect, has_error, not_connected};
 use std::time::{Duration, Instant};
 
 /// Between two looks of `--wait`.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long a store may take to answer.
-const PROBE: Duration = Duration::from_secs(5);
 
 /// Arguments of `isthmus check`.
 #[derive(Debug, clap::Args)]
@@ -40,9 +38,7 @@ impl Args {
         if contexts.is_empty() {
             return Err(no_cluster());
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        let runtime = runtime.context("start the runtime")?;
-        let (report, exit) = runtime.block_on(async {
+        let (report, exit) = once::run(async {
             let clusters = self.reach.clients(&kubeconfig, &contexts).await;
             let deadline = Instant::now() + self.reach.timeout;
             out::progress(format_args!("reading {} …", contexts.join(", ")));
@@ -56,9 +52,7 @@ impl Args {
                 }
                 tokio::time::sleep(PAUSE).await;
             }
-        });
-        // Names that are still being looked up keep threads, which nobody waits for.
-        runtime.shutdown_background();
+        })?;
         self.format.print(&report, |report| report.text(out::style(), out::is_terminal()))?;
         Ok(exit)
     }
@@ -67,7 +61,7 @@ impl Args {
         let given = self.survey.given();
         let mut survey = survey::survey(clusters, &self.reach.namespace, &given, self.reach.timeout).await;
         if !self.survey.no_probe {
-            probe::probe(&mut survey.members, Expect::Reading, PROBE.min(self.reach.timeout)).await;
+            probe::probe(&mut survey.members, Expect::Reading, self.reach.timeout).await;
         }
         let now = Timestamp::now();
         let mut findings = checks(&survey.members, &survey.failures, now);

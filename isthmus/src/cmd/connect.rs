@@ -7,16 +7,14 @@ use crate::connect::reach::ReachArgs;
 use crate::connect::report::{self, Outcome, PlanReport};
 use crate::connect::survey::{self, Given, Survey};
 use crate::exit::{Exit, Usage};
+use crate::once;
 use crate::out;
-use anyhow::Context as _;
 use jiff::Timestamp;
 use mesh_connect::{Address, Plan, checks, connect};
 use std::time::{Duration, Instant};
 
 /// Between two looks of `--wait`.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How long a store may take to answer.
-const PROBE: Duration = Duration::from_secs(5);
 
 /// Arguments of `isthmus connect`.
 #[derive(Debug, clap::Args)]
@@ -68,9 +66,7 @@ impl Args {
                 "expected two or more clusters: give --context for each cluster of the mesh, or --contexts for all",
             ));
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        let runtime = runtime.context("start the runtime")?;
-        let exit = runtime.block_on(async {
+        once::run(async {
             let clusters = self.reach.clients(&kubeconfig, &contexts).await;
             out::progress(format_args!("reading {} …", contexts.join(", ")));
             let given = self.survey.given();
@@ -78,7 +74,7 @@ impl Args {
                 survey::survey(&clusters, &self.reach.namespace, &given, self.reach.timeout).await;
             if !self.survey.no_probe {
                 out::progress("trying the stores …");
-                probe::probe(&mut survey.members, Expect::Answer, PROBE.min(self.reach.timeout)).await;
+                probe::probe(&mut survey.members, Expect::Answer, self.reach.timeout).await;
             }
             let plan = connect(&survey.members, Timestamp::now());
             survey.failures.extend(apply::missing_permissions(&plan, &clusters).await);
@@ -88,29 +84,27 @@ impl Args {
                 return self.readable(&survey).await;
             }
             Ok(carried)
-        });
-        // Names that are still being looked up keep threads, which nobody waits for.
-        runtime.shutdown_background();
-        exit
+        })?
     }
 
     /// Waits until every cluster can read every other's store.
     async fn readable(&self, survey: &Survey) -> anyhow::Result<Exit> {
         let deadline = Instant::now() + self.reach.timeout;
         out::progress("waiting until every cluster can read every other's store …");
-        loop {
+        let not_yet = loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let not_yet = probe::not_readable(&survey.members, PROBE.min(left)).await;
-            if not_yet.is_empty() {
-                self.carry.say("every cluster can read every other's store")?;
-                return Ok(Exit::Done);
-            }
-            if Instant::now() + PAUSE >= deadline {
-                self.carry.say(not_yet.join("\n"))?;
-                return Ok(Exit::TimedOut);
+            let not_yet = probe::not_readable(&survey.members, left).await;
+            if not_yet.is_empty() || Instant::now() + PAUSE >= deadline {
+                break not_yet;
             }
             tokio::time::sleep(PAUSE).await;
+        };
+        if not_yet.is_empty() {
+            self.carry.say("every cluster can read every other's store")?;
+            return Ok(Exit::Done);
         }
+        self.carry.say(not_yet.join("\n"))?;
+        Ok(Exit::TimedOut)
     }
 }
 

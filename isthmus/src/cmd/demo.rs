@@ -4,6 +4,7 @@ use crate::demo::Demo;
 use crate::demo::scenes::Scene;
 use crate::exit::Exit;
 use crate::manifest;
+use crate::once;
 use crate::out;
 use anyhow::Context as _;
 use clap::ValueEnum as _;
@@ -37,11 +38,8 @@ impl Args {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let began = Instant::now();
         let objects = manifest::read(&self.manifest)?;
-        drop(rustls::crypto::ring::default_provider().install_default());
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        let runtime = runtime.context("start the runtime")?;
-        // The main thread starts the daemons, and they end with it.
-        let played = runtime.block_on(async {
+        // It is the main thread that starts the daemons, and they end with it.
+        let played = once::run(async {
             let mut stop = std::pin::pin!(terminate_signal());
             tokio::select! {
                 biased;
@@ -58,9 +56,7 @@ impl Args {
                     }
                 }
             }
-        });
-        // Somebody may be asked for Enter.
-        runtime.shutdown_background();
+        })?;
         played.map(|()| Exit::Done)
     }
 

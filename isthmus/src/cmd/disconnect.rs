@@ -6,8 +6,8 @@ use crate::connect::reach::ReachArgs;
 use crate::connect::report::{self, Outcome, PlanReport};
 use crate::connect::survey::{self, Given};
 use crate::exit::Exit;
+use crate::once;
 use crate::out;
-use anyhow::Context as _;
 use mesh_connect::{checks, disconnect};
 use std::collections::BTreeSet;
 
@@ -32,9 +32,7 @@ impl Args {
         if contexts.is_empty() || (self.clusters.is_empty() && contexts.len() < 2) {
             return Err(no_cluster());
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        let runtime = runtime.context("start the runtime")?;
-        let exit = runtime.block_on(async {
+        once::run(async {
             let clusters = self.reach.clients(&kubeconfig, &contexts).await;
             out::progress(format_args!("reading {} …", contexts.join(", ")));
             let given = Given::new();
@@ -52,8 +50,6 @@ impl Args {
             let clusters_report = report::clusters(&survey.members);
             let report = PlanReport { outcome: Outcome::Planned, clusters: clusters_report, findings, plan };
             Carry { args: &self.carry, clusters: &clusters }.run(report).await
-        });
-        runtime.shutdown_background();
-        exit
+        })?
     }
 }

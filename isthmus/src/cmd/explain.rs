@@ -3,10 +3,10 @@
 use crate::duration;
 use crate::evidence::{self, Evidence};
 use crate::exit::{Exit, Usage};
+use crate::once;
 use crate::out::{self, FormatArgs};
 use crate::places::{MeshArgs, Places};
 use crate::status::closer::runnable;
-use anyhow::Context as _;
 use clap::Subcommand;
 use mesh_explain::{Question, Subject, Verdict, explain};
 use std::net::IpAddr;
@@ -91,12 +91,7 @@ impl View {
     fn answer(&self, subject: impl FnOnce(&Places) -> anyhow::Result<Subject>) -> anyhow::Result<Exit> {
         let places = self.mesh.read()?;
         let question = Question { subject: subject(&places)?, from: places.cluster(self.from.as_deref())? };
-        drop(rustls::crypto::ring::default_provider().install_default());
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        let runtime = runtime.context("start the runtime")?;
-        let Evidence { mesh, late } = runtime.block_on(evidence::read(&question, &places, self.timeout));
-        // Who has not answered yet is not waited for.
-        runtime.shutdown_background();
+        let Evidence { mesh, late } = once::run(evidence::read(&question, &places, self.timeout))?;
         let mut explanation = explain(&question, &mesh);
         for next in &mut explanation.next {
             *next = runnable(next, &places, question.from.as_str());

@@ -2,6 +2,7 @@
 
 use crate::duration;
 use crate::exit::{Exit, Usage};
+use crate::once;
 use crate::out::FormatArgs;
 use crate::store::StoreArgs;
 use anyhow::Context as _;
@@ -54,18 +55,14 @@ impl Args {
                 file.display()
             )));
         }
-        // Every TLS stack in the process uses the one provider; a second call would mean that it is set already.
-        drop(rustls::crypto::ring::default_provider().install_default());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.context("start the runtime")?;
         let config = self.store.config()?;
-        let forgotten = runtime.block_on(async {
+        let forgotten = once::run(async {
             let client = EtcdClient::new(config).context("set up the client of the local store")?;
             forget(&client, &self.cluster, self.settle).await.map_err(|error| match error {
                 own @ ForgetError::Own { .. } => Usage::error(own),
                 refused @ ForgetError::Store(_) => refused.into(),
             })
-        })?;
+        })??;
         let Forgotten { deleted, left } = forgotten;
         let report = Report { cluster: self.cluster, deleted, left };
         self.format.print(&report, text)?;

@@ -4,6 +4,7 @@ use crate::cmd::version;
 use crate::duration;
 use crate::exit::{Exit, Usage};
 use crate::gather::{Bundle, archive, ask::Asking};
+use crate::once;
 use crate::out::{self, FormatArgs};
 use crate::places::{ClusterPlaces, Places, kubeconfig};
 use crate::status::{self, report};
@@ -75,12 +76,7 @@ impl Args {
             let there = format!("--output {}: is there already; choose another", output.display());
             return Err(Usage::error(there));
         }
-        drop(rustls::crypto::ring::default_provider().install_default());
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        let runtime = runtime.context("start the runtime")?;
-        let mut bundle = runtime.block_on(self.gather(&clusters));
-        // Who has not answered yet is not waited for.
-        runtime.shutdown_background();
+        let mut bundle = once::run(self.gather(&clusters))?;
         bundle.failures.sort();
         let names: Vec<String> = clusters.iter().map(|cluster| cluster.name.clone()).collect();
         let failures = serde_json::to_value(&bundle.failures).context("encode the failures")?;

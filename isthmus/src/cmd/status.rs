@@ -2,10 +2,10 @@
 
 use crate::duration;
 use crate::exit::Exit;
+use crate::once;
 use crate::out::{self, FormatArgs};
 use crate::places::{MeshArgs, Places};
 use crate::status::{Report, ask, report};
-use anyhow::Context as _;
 use std::time::{Duration, Instant};
 
 /// Between two looks of `--wait`.
@@ -31,12 +31,7 @@ impl Args {
     /// Asks all places, and prints how they stand. Code 0 if nothing needs a look, else 3, or 4 after `--wait`.
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let places = self.mesh.read()?;
-        drop(rustls::crypto::ring::default_provider().install_default());
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        let runtime = runtime.context("start the runtime")?;
-        let report = runtime.block_on(self.look(&places));
-        // Who has not answered yet is not waited for.
-        runtime.shutdown_background();
+        let report = once::run(self.look(&places))?;
         self.format.print(&report, |report| report.text(out::style()))?;
         Ok(match (report.healthy, self.wait) {
             (true, _) => Exit::Done,

@@ -19,11 +19,14 @@ pub(crate) enum Expect {
     Reading,
 }
 
+/// How long a store may take to answer, where there is more time than that.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Tries each member's store once, with the certificate of another member, and notes how it answered.
-pub(crate) async fn probe(members: &mut [Member], expect: Expect, patience: Duration) {
+pub(crate) async fn probe(members: &mut [Member], expect: Expect, left: Duration) {
     let tried = members.iter().map(|peer| {
         let reader = members.iter().find(|reader| reader.name() != peer.name() && reader.remote.is_some());
-        async move { result(reader?, peer, expect, patience).await }
+        async move { result(reader?, peer, expect, left).await }
     });
     let results = join_all(tried).await;
     for (member, result) in members.iter_mut().zip(results) {
@@ -31,8 +34,8 @@ pub(crate) async fn probe(members: &mut [Member], expect: Expect, patience: Dura
     }
 }
 
-async fn result(reader: &Member, peer: &Member, expect: Expect, patience: Duration) -> Option<Probe> {
-    let diagnosis = diagnose(reader, peer, patience).await.ok().flatten()?;
+async fn result(reader: &Member, peer: &Member, expect: Expect, left: Duration) -> Option<Probe> {
+    let diagnosis = diagnose(reader, peer, left).await.ok().flatten()?;
     let connected = expect == Expect::Reading && reader.peers().contains(peer.name());
     let result = match diagnosis.failing {
         None => ProbeResult::Well,
@@ -55,10 +58,10 @@ fn let_in(diagnosis: &Diagnosis) -> bool {
 }
 
 /// Those of all ways from member to member that cannot be gone, with the reason.
-pub(crate) async fn not_readable(members: &[Member], patience: Duration) -> Vec<String> {
+pub(crate) async fn not_readable(members: &[Member], left: Duration) -> Vec<String> {
     let ways = members.iter().flat_map(|reader| members.iter().map(move |peer| (reader, peer)));
     let tried = ways.filter(|(reader, peer)| reader.name() != peer.name()).map(|(reader, peer)| async move {
-        let why = match diagnose(reader, peer, patience).await {
+        let why = match diagnose(reader, peer, left).await {
             Ok(Some(diagnosis)) if diagnosis.failing.is_none() => return None,
             Ok(Some(diagnosis)) => failed(&diagnosis),
             Ok(None) => "there is no way to it, or no certificate".to_owned(),
@@ -76,7 +79,7 @@ fn failed(diagnosis: &Diagnosis) -> String {
 }
 
 /// The layers of the way; `None` if there is no way to try.
-async fn diagnose(reader: &Member, peer: &Member, patience: Duration) -> anyhow::Result<Option<Diagnosis>> {
+async fn diagnose(reader: &Member, peer: &Member, left: Duration) -> anyhow::Result<Option<Diagnosis>> {
     let Some(trial) = trial(reader, peer, Timestamp::now()) else { return Ok(None) };
     // For the owner only (0700), and gone when this is dropped.
     let directory = tempfile::tempdir().context("make a directory for the certificates")?;
@@ -96,7 +99,7 @@ async fn diagnose(reader: &Member, peer: &Member, patience: Duration) -> anyhow:
         local_store: None,
         local_name: None,
         local_id: None,
-        timeout: patience,
+        timeout: PATIENCE.min(left),
     };
     let findings = troubleshoot(&question).await.context("read the certificates")?;
     Ok(findings.clusters.into_iter().next())

@@ -90,7 +90,6 @@ impl ReachArgs {
 
     /// Clients for contexts of the kubeconfig. Nothing is sent yet.
     pub(crate) async fn clients(&self, kubeconfig: &Kubeconfig, contexts: &[String]) -> Vec<Reached> {
-        drop(rustls::crypto::ring::default_provider().install_default());
         let mut reached = Vec::new();
         for context in contexts {
             let api = self.client(kubeconfig.clone(), context).await;

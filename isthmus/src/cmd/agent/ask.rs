@@ -2,6 +2,7 @@
 
 use super::{SocketArgs, text};
 use crate::exit::{Exit, Usage};
+use crate::once;
 use crate::out::FormatArgs;
 use agent_sync::api::{fetch, schema};
 use anyhow::Context as _;
@@ -25,8 +26,7 @@ impl AskArgs {
         path: &str,
         text: impl FnOnce(&T) -> String,
     ) -> anyhow::Result<T> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let body = runtime.context("start the runtime")?.block_on(fetch(&self.socket.socket, path))?;
+        let body = once::run(fetch(&self.socket.socket, path))??;
         let answer: T = serde_json::from_slice(&body).context("read the agent's answer")?;
         self.format.print(&answer, text)?;
         Ok(answer)

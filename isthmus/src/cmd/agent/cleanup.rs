@@ -2,6 +2,7 @@
 
 use super::SocketArgs;
 use crate::exit::Exit;
+use crate::once;
 use crate::out;
 use agent_sync::datapath::{Datapath as _, Nft, NftOptions};
 use anyhow::{Context as _, bail};
@@ -25,8 +26,7 @@ impl Args {
         if UnixStream::connect(socket).is_ok() {
             bail!("an agent runs here (it answers at {}); stop it first", socket.display());
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.context("start the runtime")?.block_on(async {
+        once::run(async {
             let mut nft = Nft::new(NftOptions::default());
             let found = nft.inherited().await?;
             nft.uninstall().await?;
@@ -39,7 +39,7 @@ impl Args {
                 Some(name) => remove_interface(name),
                 None => Ok(()),
             }
-        })?;
+        })??;
         Ok(Exit::Done)
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::duration;
 use crate::exit::{Exit, Usage};
+use crate::once;
 use crate::out::FormatArgs;
 use anyhow::Context as _;
 use kvstoremesh::troubleshoot::{Findings, Outcome, Question, troubleshoot};
@@ -59,12 +60,7 @@ impl Args {
             local_id: self.cluster_id,
             timeout: self.timeout,
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.context("start the runtime")?;
-        let findings = runtime.block_on(troubleshoot(&question));
-        // A name that is still being looked up keeps a thread, which nobody waits for.
-        runtime.shutdown_background();
-        let findings = findings
+        let findings = once::run(troubleshoot(&question))?
             .with_context(|| format!("read --clustermesh-config {}", self.clustermesh_config.display()))?;
         self.format.print(&findings, text)?;
         Ok(if findings.is_well() { Exit::Done } else { Exit::Degraded })
