@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::process::Ended;
 use crate::underlay::{BRIDGE, Underlay};
-use crate::{Capture, Cluster, ClusterSpec, Diary, Host, NetNs, process};
+use crate::{Capture, Cluster, ClusterSpec, Diary, Host, process};
 
 /// Clusters and the wire between them. Dropping it takes all down; after a panic it first prints what all sides saw.
 #[derive(Debug)]
@@ -102,16 +102,8 @@ impl Bed {
     ///
     /// # Errors
     /// If tcpdump cannot be started or refuses the filter.
-    pub fn capture(&self, filter: &str) -> Result<Capture> {
+    pub fn capture(&self, filter: &str) -> Result<Capture<'_>> {
         Capture::start(self.underlay.netns(), BRIDGE, filter, self.dir())
-    }
-
-    /// Captures what passes one device of a namespace.
-    ///
-    /// # Errors
-    /// As [`Bed::capture`].
-    pub fn capture_at(&self, netns: &NetNs, device: &str, filter: &str) -> Result<Capture> {
-        Capture::start(netns, device, filter, self.dir())
     }
 
     /// A machine beside the clusters, such as one with a server that all of them use.

@@ -321,7 +321,8 @@ fn nothing_remains_after_a_drop() {
     assert!(processes_with(&dir).len() >= 3, "etcd, kube-apiserver, tcpdump: {:?}", processes_with(&dir));
     assert!(tethers.iter().all(|witness| ensure_cut(witness).is_err()));
 
-    drop((server, pod, node, capture, bed));
+    drop(capture);
+    drop((server, pod, node, bed));
     assert_eq!(processes_with(&dir), Vec::<String>::new());
     assert!(!dir.exists());
     for witness in &tethers {

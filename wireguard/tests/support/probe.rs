@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tempfile::NamedTempFile;
 
-use super::{Netns, PATIENCE};
+use super::{Netns, PATIENCE, wait_for};
 
 /// The answer to one echo request.
 #[derive(Debug, PartialEq, Eq)]
@@ -110,15 +112,19 @@ pub(crate) fn reaches(netns: &Netns, from: IpAddr, to: IpAddr, payload: &[u8]) {
     panic!("{from} does not reach {to} within {PATIENCE:?}: {last:?}");
 }
 
+/// Where the last packet of a capture goes: to all hosts of the wire, and none listens.
+const LAST: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(224, 0, 0, 1)), 9);
+
 /// tcpdump on the wire of a namespace.
-pub(crate) struct Capture {
+pub(crate) struct Capture<'a> {
+    netns: &'a Netns,
     tcpdump: Child,
-    file: tempfile::NamedTempFile,
+    file: Arc<NamedTempFile>,
 }
 
-impl Capture {
-    pub(crate) fn start(netns: &Netns) -> Self {
-        let file = tempfile::NamedTempFile::new().unwrap();
+impl<'a> Capture<'a> {
+    pub(crate) fn start(netns: &'a Netns) -> Self {
+        let file = Arc::new(NamedTempFile::new().unwrap());
         let arguments = ["-Z", "root", "-i", "wan", "-n", "-s", "0", "-U", "--immediate-mode", "-w"];
         let mut tcpdump = netns.run(|| {
             let mut command = Command::new("tcpdump");
@@ -128,23 +134,31 @@ impl Capture {
         let lines = BufReader::new(tcpdump.stderr.as_mut().unwrap()).lines();
         let ready = lines.map_while(Result::ok).any(|line| line.contains("listening on"));
         assert!(ready, "tcpdump does not listen");
-        Self { tcpdump, file }
+        Self { netns, tcpdump, file }
     }
 
-    /// Ends the capture.
+    /// Ends the capture once all that was on the wire until now is in it. Interrupted, tcpdump would leave unread what the
+    /// kernel still keeps for it.
     pub(crate) fn stop(mut self) -> Captured {
+        let last = format!("the last packet in {}", self.file.path().display());
+        let captured = |bytes: Vec<u8>| Captured { bytes, file: Arc::clone(&self.file) };
+        let all = wait_for("the last packet of the capture", || {
+            self.netns.run(|| {
+                let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+                socket.bind_device(Some(b"wan")).unwrap();
+                socket.send_to(last.as_bytes(), &LAST.into()).unwrap();
+            });
+            let captured = captured(std::fs::read(self.file.path()).unwrap());
+            captured.contains(last.as_bytes()).then_some(captured)
+        });
         let pid = self.tcpdump.id().to_string();
         assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
         self.tcpdump.wait().unwrap();
-        Captured {
-            bytes: std::fs::read(self.file.path()).unwrap(),
-            path: self.file.path().to_owned(),
-            _capture: self,
-        }
+        all
     }
 }
 
-impl Drop for Capture {
+impl Drop for Capture<'_> {
     fn drop(&mut self) {
         drop(self.tcpdump.kill());
         drop(self.tcpdump.wait());
@@ -154,8 +168,7 @@ impl Drop for Capture {
 /// What was on the wire.
 pub(crate) struct Captured {
     bytes: Vec<u8>,
-    path: std::path::PathBuf,
-    _capture: Capture,
+    file: Arc<NamedTempFile>,
 }
 
 impl Captured {
@@ -163,8 +176,8 @@ impl Captured {
     pub(crate) fn packets(&self, filter: &str) -> Vec<String> {
         let output = Command::new("tcpdump")
             .args(["-Z", "root", "-n", "-r"])
-            .arg(&self.path)
-            .arg(filter)
+            .arg(self.file.path())
+            .arg(format!("({filter}) and not dst host {}", LAST.ip()))
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
