@@ -8,12 +8,14 @@
 //!        └─ east:  the same
 //! ```
 //!
-//! The daemons are this program again, as children that end with it. [`observer`] asks the agents and mirrors how they
-//! stand, tells what changed, and is what the scenes wait on.
+//! The daemons are this program again, as children that end with it. The clusters are connected by the objects that `isthmus
+//! connect` writes, which [`mounts`] makes files of. [`observer`] asks the agents and mirrors how they stand, tells what
+//! changed, and is what the scenes wait on.
 
 pub(crate) mod child;
 pub(crate) mod cluster;
 pub(crate) mod link;
+pub(crate) mod mounts;
 pub(crate) mod objects;
 pub(crate) mod observer;
 pub(crate) mod ports;
@@ -21,10 +23,16 @@ pub(crate) mod scenes;
 pub(crate) mod show;
 pub(crate) mod view;
 
+use crate::connect::apply::{self, Mode};
+use crate::connect::reach::Reached;
+use crate::connect::survey::{self, Given};
+use crate::evidence::kube::Api;
 use crate::out;
 use anyhow::Context as _;
 use cluster::Cluster;
+use jiff::Timestamp;
 use link::Links;
+use mounts::Mounts;
 use observer::Observer;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -41,6 +49,7 @@ pub(crate) struct Demo {
     pub(crate) links: Links,
     /// How they stand.
     pub(crate) observer: Observer,
+    _mounts: Mounts,
     /// When it was started.
     pub(crate) began: Instant,
     /// This program.
@@ -69,11 +78,17 @@ impl Demo {
         let stores: Vec<_> = started.iter().map(|cluster| (cluster.name, cluster.ports.store)).collect();
         let links = Links::open(dir.path(), &stores).await?;
         for cluster in &mut started {
-            cluster.join(&program, &links, &pki).await?;
+            cluster.prepare(&pki).await?;
+        }
+        connect(&started).await.context("connect the clusters")?;
+        let mut mounts = Mounts::default();
+        for cluster in &mut started {
+            mounts.add(cluster, &stores, &links).await?;
+            cluster.join(&program, &pki)?;
         }
         cluster::write_mesh(dir.path(), &started)?;
         let observer = Observer::start(&started, &links, names)?;
-        let mut demo = Self { clusters: started, links, observer, began, program, dir };
+        let mut demo = Self { clusters: started, links, observer, _mounts: mounts, began, program, dir };
         for cluster in &demo.clusters {
             cluster.seed().await.with_context(|| format!("write the objects of {}", cluster.name))?;
         }
@@ -139,4 +154,19 @@ impl Demo {
     pub(crate) async fn ends(&mut self) -> anyhow::Error {
         child::any_ends(&mut self.clusters).await
     }
+}
+
+/// Does what `isthmus connect --apply` does, which writes the same again if it is run on the demo.
+async fn connect(clusters: &[Cluster]) -> anyhow::Result<()> {
+    let reached = clusters.iter().map(|cluster| {
+        let api = Api::of(cluster.api()?.client());
+        Ok(Reached { context: cluster.name.to_owned(), api: Ok(api) })
+    });
+    let reached = reached.collect::<anyhow::Result<Vec<_>>>()?;
+    let survey = survey::survey(&reached, mounts::NAMESPACE, &Given::new(), observer::PATIENCE).await;
+    let now = Timestamp::now();
+    let findings = mesh_connect::checks(&survey.members, &survey.failures, now);
+    anyhow::ensure!(findings.is_empty(), "{findings:?}");
+    let plan = mesh_connect::connect(&survey.members, now);
+    apply::apply(&plan, &reached, Mode::Persist, |_write| {}).await
 }

@@ -122,6 +122,13 @@ pub(crate) fn program() -> String {
     quoted(&near.map_or_else(|| program.clone(), PathBuf::from).display().to_string())
 }
 
+/// The directory of this program, for the path of another shell; `None` if it was found by its name.
+pub(crate) fn directory() -> Option<String> {
+    let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    let program = std::env::current_exe().ok().filter(|_| called.components().count() > 1)?;
+    Some(program.parent()?.display().to_string())
+}
+
 /// A word for a shell.
 pub(crate) fn quoted(word: &str) -> String {
     let plain = |char: char| char.is_ascii_alphanumeric() || "-_./:=@%+,".contains(char);

@@ -95,7 +95,11 @@ impl Carry<'_> {
     fn show(&self, report: &PlanReport) -> anyhow::Result<()> {
         let findings = report::findings(&report.findings, out::style());
         // What cannot be done is not planned for people: it would only hide why.
-        let plan = if has_error(&report.findings) { String::new() } else { report.plan.text() };
+        let plan = if has_error(&report.findings) {
+            String::new()
+        } else {
+            report::plan(&report.plan, out::style())
+        };
         let parts = [findings, plan].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>();
         if parts.is_empty() { Ok(()) } else { self.args.say(parts.join("\n")) }
     }

@@ -161,6 +161,17 @@ fn tally(errors: usize, warnings: usize) -> String {
     }
 }
 
+/// The plan: what comes is green, what goes is red, where the style has colours.
+pub(crate) fn plan(plan: &Plan, style: Style) -> String {
+    // Deeper ones stay as they are, and may be lists.
+    let line = |line: &str| match line.get(..6) {
+        Some("    + ") => coloured(line, 32, style),
+        Some("    - ") => coloured(line, 31, style),
+        Some(_) | None => line.to_owned(),
+    };
+    plan.text().lines().map(|text| line(text) + "\n").collect()
+}
+
 /// Findings one after the other, and how many there are; nothing if there is none.
 pub(crate) fn findings(findings: &[Finding], style: Style) -> String {
     let mut text = String::new();
@@ -239,6 +250,27 @@ mod tests {
         );
         let coloured = report().text(Style { colour: true, ..Style::default() }, true);
         assert!(coloured.contains("\x1b[31m✘\x1b[0m C001"), "{coloured}");
+    }
+
+    #[test]
+    fn what_comes_is_green_and_what_goes_is_red() {
+        let old = b"users:\n- name: a\n- name: b\n".to_vec();
+        let new = b"users:\n- name: a\n- name: c\n".to_vec();
+        let write = mesh_connect::Write {
+            context: "west".to_owned(),
+            cluster: "west".to_owned(),
+            kind: mesh_connect::Kind::ConfigMap,
+            namespace: "kube-system".to_owned(),
+            name: "clustermesh-remote-users",
+            action: mesh_connect::Action::Create,
+            keys: [("users.yaml".to_owned(), mesh_connect::Change::Set { old: Some(old), new })].into(),
+        };
+        let this = Plan { writes: vec![write] };
+        let lines = "      users:\n      - name: a\n    - - name: b\n    + - name: c\n";
+        assert!(plan(&this, Style::default()).ends_with(lines));
+        let lines =
+            "      users:\n      - name: a\n\x1b[31m    - - name: b\x1b[0m\n\x1b[32m    + - name: c\x1b[0m\n";
+        assert!(plan(&this, Style { colour: true, ..Style::default() }).ends_with(lines));
     }
 
     #[test]

@@ -15,6 +15,8 @@ use tokio::time::Instant;
 
 mod objects;
 
+pub(crate) use objects::data;
+
 /// Names of the Secret with the certificate by which other stores are read; the later ones are those of old charts.
 const REMOTE_CERTIFICATES: [&str; 3] = [
     "clustermesh-apiserver-remote-cert",

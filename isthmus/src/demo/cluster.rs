@@ -1,7 +1,7 @@
 //! One cluster of the demo: its files, its daemons, its objects.
 
 use super::child::Daemon;
-use super::link::Links;
+use super::mounts;
 use super::objects;
 use crate::certs::files::{self, CA_CERTIFICATE, CERTIFICATE, File, KEY, Mode};
 use crate::certs::{Authority, CommonName, Issued, Leaf, ServerName, new_ca};
@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(10);
 /// A demo does not run longer.
 const VALID_FOR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The demo does not wait long between the removal of a cluster and that of its data.
+const REMOVAL_GRACE: &str = "2s";
 /// The definitions that the Multi-Cluster Services API needs.
 const DEFINITIONS: [&str; 2] = [
     include_str!("../../../clustermesh-apiserver/crds/serviceexports.yaml"),
@@ -70,17 +72,22 @@ impl Pki {
         for cluster in clusters {
             let name = common_name("clustermesh-apiserver.cilium.io")?;
             issue(&format!("store-{cluster}"), &Leaf::Server { name, reached_by: reached_by.clone() })?;
-            for user in ["admin", "local"] {
+            for user in ["admin", "local", "remote"] {
                 let user = format!("{user}-{cluster}");
                 issue(&user, &Leaf::Client { user: common_name(&user)? })?;
             }
         }
-        issue("remote", &Leaf::Client { user: common_name("remote")? })?;
         Ok(pki)
     }
 
     fn file(&self, who: &str, file: &str) -> String {
         self.dir.join(who).join(file).display().to_string()
+    }
+
+    /// The authority's certificate, its own, and its key.
+    fn texts(&self, who: &str) -> anyhow::Result<[String; 3]> {
+        let read = |file: &str| files::read(&self.dir.join(who).join(file));
+        Ok([read(CA_CERTIFICATE)?, read(CERTIFICATE)?, read(KEY)?])
     }
 
     /// Writes how `user` reaches the store at a port, in the form of Cilium's etcd client configurations.
@@ -133,7 +140,7 @@ impl Cluster {
         let [kubernetes, kubernetes_health, store, mesh_health, dns, agent_health] = ports;
         let ports = Ports { kubernetes, store, mesh_health, dns, agent_health };
         let dir = demo.join(name);
-        std::fs::create_dir_all(dir.join("remotes")).context("make a directory")?;
+        std::fs::create_dir_all(&dir).context("make a directory")?;
         pki.write_store(&dir.join("admin.yaml"), loopback(store), &format!("admin-{name}"))?;
         pki.write_store(&dir.join("local.yaml"), loopback(store), &format!("local-{name}"))?;
         let args = [
@@ -148,14 +155,39 @@ impl Cluster {
         Ok(Self { name, id, ports, dir, kubernetes, mesh: None, agent: None, api: None })
     }
 
-    /// Waits for the Kubernetes API, gives it the definitions of the mesh, and starts the daemons of the mesh.
-    pub(crate) async fn join(&mut self, program: &Path, links: &Links, pki: &Pki) -> anyhow::Result<()> {
+    /// Waits for the Kubernetes API, and gives it the definitions of the mesh and what `isthmus connect` wants to know.
+    pub(crate) async fn prepare(&mut self, pki: &Pki) -> anyhow::Result<()> {
         self.await_api().await?;
         for definition in DEFINITIONS {
             let definition = serde_yaml_ng::from_str(definition).context("read a definition")?;
             self.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).await?;
         }
-        self.write_mesh_config(links, pki)?;
+        self.create(&format!("{CORE}/nodes"), &objects::node(self.name, self.id)).await?;
+        let status = format!("{CORE}/nodes/{}-1/status", self.name);
+        self.patch(&status, &objects::node_status(self.id)).await?;
+
+        let own = |plural: &str| format!("{CORE}/namespaces/{}/{plural}", mounts::NAMESPACE);
+        self.create(&own("configmaps"), &objects::config(self.name, self.id)).await?;
+        let server = pki.texts(&format!("store-{}", self.name))?;
+        let server = objects::tls(objects::STORE_CERTIFICATE, &server);
+        self.create(&own("secrets"), &server).await?;
+        let reader = pki.texts(&format!("remote-{}", self.name))?;
+        self.create(&own("secrets"), &objects::tls(objects::READER_CERTIFICATE, &reader)).await?;
+        self.create(&own("services"), &objects::store(self.ports.store)).await?;
+        self.patch(&own(&format!("services/{}/status", objects::STORE)), &objects::store_status()).await?;
+
+        let [ca, certificate, key] = &reader;
+        let files = [
+            File { name: "common-etcd-client-ca.crt", content: ca, mode: Mode::Public },
+            File { name: "common-etcd-client.crt", content: certificate, mode: Mode::Public },
+            File { name: "common-etcd-client.key", content: key, mode: Mode::Secret },
+        ];
+        files::write(&self.remotes(), &files, true)
+    }
+
+    /// Starts the daemons of the mesh.
+    pub(crate) fn join(&mut self, program: &Path, pki: &Pki) -> anyhow::Result<()> {
+        self.write_mesh_config(pki)?;
         self.start_mesh(program)?;
         let args = [
             "agent".to_owned(),
@@ -194,19 +226,17 @@ impl Cluster {
         }
     }
 
-    fn write_mesh_config(&self, links: &Links, pki: &Pki) -> anyhow::Result<()> {
-        for other in super::NAMES {
-            if let Some(address) = links.address(self.name, other) {
-                pki.write_store(&self.dir.join("remotes").join(other), address, "remote")?;
-            }
-        }
+    fn write_mesh_config(&self, pki: &Pki) -> anyhow::Result<()> {
         let store = format!("store-{}", self.name);
         let config = json!({
             "cluster-name": self.name,
             "cluster-id": self.id,
             "cni": "none",
             "kubeconfig": self.dir.join("kubeconfig"),
-            "clustermesh-config": self.dir.join("remotes"),
+            "clustermesh-config": self.remotes(),
+            "removal-grace": REMOVAL_GRACE,
+            "cluster-users-enabled": true,
+            "cluster-users-config-path": self.users().join("users.yaml"),
             "clustermesh-enable-mcs-api": true,
             "leader-election": false,
             "enable-heartbeat": true,
@@ -246,6 +276,16 @@ impl Cluster {
         self.dir.join("agent.sock")
     }
 
+    /// The directory of its mirror: where the other stores are.
+    pub(crate) fn remotes(&self) -> PathBuf {
+        self.dir.join("remotes")
+    }
+
+    /// The directory with the file of its store's users.
+    pub(crate) fn users(&self) -> PathBuf {
+        self.dir.join("users")
+    }
+
     /// Where the health listener of `isthmus mesh` is.
     pub(crate) fn mesh_health(&self) -> SocketAddr {
         loopback(self.ports.mesh_health)
@@ -272,9 +312,6 @@ impl Cluster {
     /// Writes the objects of the demo.
     pub(crate) async fn seed(&self) -> anyhow::Result<()> {
         self.create(&format!("{CORE}/namespaces"), &objects::namespace()).await?;
-        self.create(&format!("{CORE}/nodes"), &objects::node(self.name, self.id)).await?;
-        let status = format!("{CORE}/nodes/{}-1/status", self.name);
-        self.patch(&status, &objects::node_status(self.id)).await?;
         self.seed_service(objects::CART, json!({objects::GLOBAL: "true"})).await?;
         let local = json!({objects::GLOBAL: "true", objects::AFFINITY: "local"});
         self.seed_service(objects::PAYMENTS, local).await?;

@@ -1,5 +1,7 @@
 //! What the clusters of the demo hold: a shop, with backends that are addresses and nothing else.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 /// The namespace.
@@ -10,6 +12,13 @@ pub(crate) const CART: &str = "shop/cart";
 pub(crate) const PAYMENTS: &str = "shop/payments";
 /// A service that only the second cluster has, and exports by a ServiceExport.
 pub(crate) const ORDERS: &str = "shop/orders";
+
+/// The Service in front of a store.
+pub(crate) const STORE: &str = "clustermesh-apiserver";
+/// The Secret with the store's certificate.
+pub(crate) const STORE_CERTIFICATE: &str = "clustermesh-apiserver-server-cert";
+/// The Secret with the certificate by which other stores are read.
+pub(crate) const READER_CERTIFICATE: &str = "clustermesh-apiserver-remote-cert";
 
 /// The annotation that makes a service global.
 pub(crate) const GLOBAL: &str = "service.cilium.io/global";
@@ -29,6 +38,47 @@ pub(crate) fn backends(service: &str, id: u8) -> Vec<String> {
 /// The address range of services in the cluster of that id.
 pub(crate) fn service_cidr(id: u8) -> String {
     format!("10.{}.0.0/16", 100 + id)
+}
+
+/// The ConfigMap by which a cluster says what it is.
+pub(crate) fn config(cluster: &str, id: u8) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "isthmus-config"},
+        "data": {"cluster-name": cluster, "cluster-id": id.to_string()},
+    })
+}
+
+/// A Secret with a certificate: the authority's, its own, and its key.
+pub(crate) fn tls(name: &str, texts: &[String; 3]) -> Value {
+    let [ca, certificate, key] = texts.each_ref().map(|text| STANDARD.encode(text));
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/tls",
+        "metadata": {"name": name},
+        "data": {"ca.crt": ca, "tls.crt": certificate, "tls.key": key},
+    })
+}
+
+/// The Service in front of the store at a port.
+pub(crate) fn store(port: u16) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": STORE},
+        "spec": {
+            "type": "LoadBalancer",
+            "allocateLoadBalancerNodePorts": false,
+            "ports": [{"name": "etcd", "protocol": "TCP", "port": port}],
+        },
+    })
+}
+
+/// Where it is reached.
+pub(crate) fn store_status() -> Value {
+    json!({"status": {"loadBalancer": {"ingress": [{"ip": "127.0.0.1"}]}}})
 }
 
 /// A Namespace.

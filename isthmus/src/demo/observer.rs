@@ -383,22 +383,29 @@ impl Teller {
 
     /// Tells how contact with other clusters changed.
     fn remotes(&mut self, cluster: &'static str, before: Option<&Vec<RemoteStatus>>, after: &[RemoteStatus]) {
+        let Some(before) = before else { return };
+        for gone in before.iter().filter(|old| after.iter().all(|new| new.name != old.name)) {
+            self.lost.remove(&(cluster, gone.name.clone()));
+            self.say(cluster, &format!("disconnected from {}", gone.name));
+        }
         for remote in after {
-            let was = before.and_then(|remotes| remotes.iter().find(|old| old.name == remote.name));
-            let Some(was) = was else { continue };
             let key = (cluster, remote.name.clone());
             let services = remote.resources.get("services").map_or(0, |services| services.entries);
-            if was.connected && !remote.connected {
+            let was = before.iter().find(|old| old.name == remote.name);
+            if was.is_none() {
+                self.say(cluster, &format!("connected to {}", remote.name));
+            }
+            let (was_connected, was_ready) = was.map_or((false, false), |was| (was.connected, was.ready));
+            if was_connected && !remote.connected {
                 self.lost.insert(key, Instant::now());
                 let text =
                     format!("lost contact with {}: keeps its {services} services as they were", remote.name);
                 self.say(cluster, &text);
-            } else if remote.ready && !was.ready {
-                let lost = self.lost.remove(&key);
-                let after = lost.map_or_else(String::new, |lost| {
-                    format!(", {:.1} s after contact was lost", lost.elapsed().as_secs_f64())
+            } else if remote.ready && !was_ready {
+                let after = self.lost.remove(&key).map_or_else(String::new, |lost| {
+                    format!(" again, {:.1} s after contact was lost", lost.elapsed().as_secs_f64())
                 });
-                self.say(cluster, &format!("in step with {} again{after}", remote.name));
+                self.say(cluster, &format!("in step with {}{after}", remote.name));
             }
         }
     }

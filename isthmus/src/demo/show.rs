@@ -84,24 +84,26 @@ impl Demo {
         format!("{}\n", text.trim_end())
     }
 
-    /// What to try, from any other terminal.
+    /// What another terminal must know first: where the program is, unless it was found by its name, and where the demo is.
+    pub(crate) fn setup(&self) -> Vec<String> {
+        let path = out::directory().map(|dir| format!("export PATH={}:\"$PATH\"", out::quoted(&dir)));
+        let dir = out::quoted(&self.dir().display().to_string());
+        let demo = format!("export DEMO={dir}");
+        let files = "export KUBECONFIG=\"$DEMO/kubeconfig\" ISTHMUS_MESH=\"$DEMO/mesh.yaml\"".to_owned();
+        path.into_iter().chain([demo, files]).collect()
+    }
+
+    /// What to try, from any other terminal. None is wider than a terminal of 80 columns.
     pub(crate) fn tries(&self) -> Vec<Try> {
-        let dir = self.dir().display();
-        let isthmus = out::program();
         let (west, east) = (&self.clusters[0], &self.clusters[1]);
-        let kubectl = |context: &str| format!("kubectl --kubeconfig {dir}/kubeconfig --context {context}");
-        let one = &objects::backends(CART, east.id)[..1];
-        let patch = serde_json::json!({"endpoints": objects::endpoints(one)});
+        let one = &objects::backends(CART, east.id)[0];
         let link = self.links.file(west.name, east.name);
+        let link = link.strip_prefix(self.dir()).unwrap_or(&link).display();
         let entry = |what: &str, command: String| Try { what: what.to_owned(), command };
         vec![
             entry(
-                "the Kubernetes API of a cluster, with what the mesh brought there",
-                format!(
-                    "{} -n {} get services,endpointslices,serviceimports",
-                    kubectl("west"),
-                    objects::NAMESPACE
-                ),
+                "the Kubernetes API of west, with what the mesh brought there",
+                format!("kubectl -n {} get services,endpointslices,serviceimports", objects::NAMESPACE),
             ),
             entry(
                 "a name that only east exports, answered in west",
@@ -109,38 +111,51 @@ impl Demo {
             ),
             entry(
                 "the way of a service's data from every cluster to west, step by step",
-                format!("{isthmus} explain service {CART} --from west --mesh {dir}/mesh.yaml"),
+                format!("isthmus explain service {CART} --from west"),
             ),
             entry(
                 "one pod less of cart in east: look here at who notices, and when",
                 format!(
-                    "{} -n {} patch endpointslice cart-1 --type merge -p '{patch}'",
-                    kubectl("east"),
+                    "kubectl --context {} -n {} patch endpointslice cart-1 --type merge \\\n      \
+                     -p '{{\"endpoints\":[{{\"addresses\":[\"{one}\"]}}]}}'",
+                    east.name,
                     objects::NAMESPACE
                 ),
             ),
             entry(
                 "the link between west and east is cut; rm the file, and it is whole again",
-                format!("touch {}", link.display()),
+                format!("touch \"$DEMO/{link}\""),
             ),
         ]
     }
 
     /// Prints what to try.
     pub(crate) fn show_tries(&self) -> anyhow::Result<()> {
-        let mut text = "\nTry, from another terminal:\n".to_owned();
+        let mut text = "\nTry, from another terminal, after these lines:\n\n".to_owned();
+        for line in self.setup() {
+            writeln!(text, "  $ {line}")?;
+        }
         for this in self.tries() {
-            // Never broken: it is to be copied.
             writeln!(text, "\n  # {}\n  $ {}", this.what, this.command)?;
         }
-        writeln!(
-            text,
-            "\nMore: {} agent services --socket {}/west/agent.sock",
-            out::program(),
-            self.dir().display()
-        )?;
+        text += "\nMore:\n\n";
+        for command in self.more() {
+            writeln!(text, "  $ {command}")?;
+        }
         let ends = "All of it runs until Ctrl-C, and then nothing of it remains. What changes is told below.";
-        text += &mesh_explain::wrap(ends, "", out::style().width);
+        write!(text, "\n{}", mesh_explain::wrap(ends, "", out::style().width).trim_end())?;
         out::print(text)
+    }
+
+    /// What else there is, in words that need no more.
+    fn more(&self) -> Vec<String> {
+        let (west, east) = (self.clusters[0].name, self.clusters[1].name);
+        vec![
+            "isthmus status".to_owned(),
+            "isthmus check --contexts".to_owned(),
+            format!("isthmus disconnect --context {west} --context {east} --apply"),
+            "isthmus connect --contexts --apply --wait".to_owned(),
+            format!("isthmus agent services --socket \"$DEMO/{west}/agent.sock\""),
+        ]
     }
 }

@@ -23,10 +23,14 @@ fn every_command_that_the_demo_prints_works_as_printed_also_while_another_demo_r
         &["endpointslice.discovery.k8s.io/cart-1 patched"],
         &[],
     ];
-    let commands = demo.commands();
+    let [_, commands, more] = demo.commands();
     assert_eq!(commands.len(), expected.len(), "{}", demo.printed);
+    // But for the paths of this machine, all is for a terminal of 80 columns.
+    let lines = demo.printed.lines().filter(|line| !line.starts_with("  $ export "));
+    let widest = lines.map(|line| line.chars().count()).max();
+    assert!(widest.is_some_and(|widest| widest <= 80), "{widest:?}: {}", demo.printed);
     for (command, expected) in commands.iter().zip(expected) {
-        let output = shell(command);
+        let output = demo.shell(command);
         let (out, error) = (text(&output.stdout), text(&output.stderr));
         assert!(output.status.success(), "{command}: {}\n{out}{error}", output.status);
         for part in expected {
@@ -40,12 +44,25 @@ fn every_command_that_the_demo_prints_works_as_printed_also_while_another_demo_r
     while !wanted.iter().all(|part| told.contains(part)) {
         assert!(demo.out.read_line(&mut told).unwrap() > 0, "it ended:\n{told}");
     }
-    let lost = shell(&format!(
-        "{} explain service shop/nothing --from west --mesh {}/mesh.yaml",
-        env!("CARGO_BIN_EXE_isthmus"),
-        dir.display()
-    ));
+    let lost = demo.shell("isthmus explain service shop/nothing --from west");
     assert_eq!(lost.status.code(), Some(3), "{}", text(&lost.stdout));
+    fs::remove_file(dir.join("cut/west-east")).unwrap();
+
+    // And more: clusters part and come together again, by what is written to their APIs.
+    for (command, tells) in more.iter().zip([
+        &[][..],
+        &[],
+        &["west   disconnected from east", "east   disconnected from west"],
+        &["west   in step with east", "east   in step with west"],
+        &[],
+    ]) {
+        let output = demo.shell_until(command, 0);
+        let mut told = String::new();
+        while !tells.iter().all(|part| told.contains(part)) {
+            assert!(demo.out.read_line(&mut told).unwrap() > 0, "{command}: {output:?}:\n{told}");
+        }
+    }
+    assert_eq!(more.len(), 5, "{}", demo.printed);
 
     assert!(!processes_of(&dir).is_empty());
     assert_eq!(demo.signal(Signal::SIGINT).code(), Some(0));
@@ -146,9 +163,9 @@ fn a_daemon_that_stands_still_leaves_the_rest_of_the_demo_alone() {
     let (agent, _) =
         daemons.iter().find(|(_, line)| line.contains("agent run") && line.contains("north")).unwrap();
     kill(*agent, Signal::SIGSTOP).unwrap();
-    let commands = demo.commands();
+    let [_, commands, _] = demo.commands();
     let patch = commands.iter().find(|command| command.contains(" patch ")).unwrap();
-    assert!(shell(patch).status.success());
+    assert!(demo.shell(patch).status.success());
     let mut told = String::new();
     while !(told.contains("west   shop/cart: ") && told.contains("east   shop/cart: ")) {
         assert!(demo.out.read_line(&mut told).unwrap() > 0, "it ended:\n{told}");

@@ -56,14 +56,49 @@ impl Demo {
         all.collect()
     }
 
-    /// The commands that it tells to try.
-    pub(crate) fn commands(&self) -> Vec<&str> {
-        self.printed.lines().filter_map(|line| line.strip_prefix("  $ ")).collect()
+    /// The commands that it tells to try: first those that prepare a shell, then those with a line of what they show, then
+    /// more.
+    pub(crate) fn commands(&self) -> [Vec<String>; 3] {
+        let mut commands = [const { Vec::new() }; 3];
+        let mut lines = self.printed.lines();
+        let mut part = 0;
+        while let Some(line) = lines.next() {
+            if line.starts_with("  # ") {
+                part = 1;
+            } else if line == "More:" {
+                part = 2;
+            } else if let Some(command) = line.strip_prefix("  $ ") {
+                let mut command = command.to_owned();
+                while command.ends_with('\\') {
+                    command = format!("{command}\n{}", lines.next().unwrap());
+                }
+                commands[part].push(command);
+            }
+        }
+        commands
+    }
+
+    /// Runs a command as in a terminal that was prepared as it says.
+    pub(crate) fn shell(&self, command: &str) -> Output {
+        let [prepared, ..] = self.commands();
+        shell(&format!("{}\n{command}", prepared.join("\n")))
+    }
+
+    /// The same again until its exit code is that; the last answer.
+    pub(crate) fn shell_until(&self, command: &str, code: i32) -> Output {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let output = self.shell(command);
+            if output.status.code() == Some(code) {
+                return output;
+            }
+            assert!(Instant::now() < deadline, "{command}: {output:?}");
+        }
     }
 
     /// Its directory, out of what it printed.
     pub(crate) fn dir(&self) -> PathBuf {
-        let path = self.printed.split_whitespace().find(|word| word.contains("/isthmus-demo-")).unwrap();
+        let path = self.printed.split(['=', ' ', '\n']).find(|word| word.contains("/isthmus-demo-")).unwrap();
         let path = Path::new(path);
         let dir = path.ancestors().find(|dir| {
             dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("isthmus-demo-"))

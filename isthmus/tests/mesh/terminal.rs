@@ -1,4 +1,4 @@
-//! The demo, `status`, `explain` and `connect` in a real pseudo-terminal, read by a terminal emulator: they look right at 80 and at
+//! The demo, `status`, `explain`, `check` and `connect` in a real pseudo-terminal, read by a terminal emulator: they look right at 80 and at
 //! 140 columns, with colours and without. The screens are in docs/screens, and the picture of README is one of them.
 
 use std::fs;
@@ -97,13 +97,13 @@ fn lines(screen: &Screen) -> Vec<String> {
     lines
 }
 
-/// No line runs over the edge, but for commands, which are to be copied as a whole.
+/// No line runs over the edge, but for those that are to be copied as a whole and have a path or an address.
 fn looks_right(name: &str, screen: &Screen, coloured: bool) {
     let lines = lines(screen);
     assert!(lines.len() > 5, "{name}: {lines:#?}");
     let mut command = false;
     for (row, line) in (0..).zip(&lines) {
-        let starts = line.starts_with("  $ ") || line.contains("next: ") || line.starts_with("More: ");
+        let starts = line.starts_with("  $ export ") || line.contains("next: ");
         command = starts || command && row > 0 && screen.row_wrapped(row - 1);
         assert!(
             command || !screen.row_wrapped(row),
@@ -221,7 +221,7 @@ fn the_demo_looks_right_at_80_and_140_columns_with_and_without_colour() {
 }
 
 #[test]
-fn status_explain_and_connect_look_right_at_80_and_140_columns_with_and_without_colour() {
+fn status_explain_check_and_connect_look_right_at_80_and_140_columns_with_and_without_colour() {
     let demo = Demo::start(&["--clusters=3"], "Ctrl-C");
     let mesh = demo.mesh();
     until_code(&["status", "--mesh", &mesh], 0);
@@ -237,7 +237,9 @@ fn status_explain_and_connect_look_right_at_80_and_140_columns_with_and_without_
     looks("status", &["status", "--mesh", &mesh]);
     looks("explain-service", &["explain", "service", "shop/cart", "--from", "west", "--mesh", &mesh]);
     looks("explain-nothing", &["explain", "service", "shop/nothing", "--from", "west", "--mesh", &mesh]);
-    // The clusters of the demo are joined without any of what connect writes: it finds that.
     let kubeconfig = demo.dir().join("kubeconfig").display().to_string();
-    looks("connect", &["connect", "--kubeconfig", &kubeconfig, "--contexts", "--no-probe"]);
+    looks("check", &["check", "--kubeconfig", &kubeconfig, "--contexts"]);
+    let part = ["disconnect", "--kubeconfig", &kubeconfig, "--context=west", "--context=east", "--apply"];
+    until_code(&part, 0);
+    looks("connect", &["connect", "--kubeconfig", &kubeconfig, "--contexts"]);
 }

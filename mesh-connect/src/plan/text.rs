@@ -65,7 +65,10 @@ fn shown(key: &str, value: &[u8]) -> Vec<String> {
     if text.contains("PRIVATE KEY") || text.contains("password") {
         return vec![format!("({} bytes with a secret)", value.len())];
     }
-    text.lines().map(str::to_owned).collect()
+    // Nor may it speak to the terminal.
+    let plain =
+        |char: char| if char.is_control() && char != '\t' { char::REPLACEMENT_CHARACTER } else { char };
+    text.lines().map(|line| line.chars().map(plain).collect()).collect()
 }
 
 fn is_secret(key: &str) -> bool {

@@ -33,7 +33,7 @@ fn rows<'a>(object: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value>
 }
 
 /// `data` of a Secret, decoded, or of a ConfigMap.
-pub(super) fn data(object: &Value) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn data(object: &Value) -> BTreeMap<String, Vec<u8>> {
     let is_secret = object.get("kind").and_then(Value::as_str) == Some("Secret");
     let entries = object.get("data").and_then(Value::as_object).into_iter().flatten();
     let decoded = entries.filter_map(|(key, value)| {
