@@ -37,6 +37,18 @@ pub(crate) fn explain_watch(error: &WatchError) -> Rejection {
     }
 }
 
+/// What it means that a watch that had lost its store could not go on: what it asked was the first call over a new connection.
+pub(crate) fn explain_return(error: &WatchError, over_tls: bool) -> Rejection {
+    match error {
+        WatchError::Store(error) => explain_first(error, over_tls),
+        other @ (WatchError::Compacted { .. }
+        | WatchError::TooSlow
+        | WatchError::Cancelled { .. }
+        | WatchError::Closed
+        | _) => explain_watch(other),
+    }
+}
+
 /// What the end of a follower means.
 pub(crate) fn explain_follow(error: &FollowError) -> Rejection {
     match error {
@@ -155,6 +167,10 @@ mod tests {
         for error in [closed, broken as fn() -> Error] {
             assert_eq!(explain_first(&error(), true).reason, Reason::TlsFailed);
             assert_eq!(explain_first(&error(), false).reason, Reason::PeerUnreachable);
+            let lost = WatchError::Store(error());
+            assert_eq!(explain_watch(&lost).reason, Reason::PeerUnreachable, "an old connection");
+            assert_eq!(explain_return(&lost, true).reason, Reason::TlsFailed);
+            assert_eq!(explain_return(&lost, false).reason, Reason::PeerUnreachable);
         }
         let refused = Error::Transport("connect to 127.0.0.1:1: connection closed".into());
         assert_eq!(explain_first(&refused, true).reason, Reason::PeerUnreachable);

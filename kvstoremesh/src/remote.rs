@@ -27,7 +27,7 @@ use tracing::{debug, info, warn};
 use crate::Settings;
 use crate::board::Board;
 use crate::config::PeerFile;
-use crate::error::{explain_first, explain_follow, explain_watch};
+use crate::error::{explain_first, explain_follow, explain_return, explain_watch};
 use crate::ids::Ids;
 use crate::latency;
 use crate::liveness::Liveness;
@@ -130,7 +130,8 @@ impl Remote {
             Err(trouble) => trouble,
             Ok(client) => {
                 let client = client.as_ref();
-                first_of([self.watch_heartbeat(client).boxed(), self.obey(client).boxed()]).await
+                let heartbeat = self.watch_heartbeat(client, config.tls.is_some());
+                first_of([heartbeat.boxed(), self.obey(client).boxed()]).await
             }
         }
     }
@@ -159,7 +160,7 @@ impl Remote {
     }
 
     /// Ends when the store's owner was silent for too long.
-    async fn watch_heartbeat(&self, client: &dyn Client) -> Rejection {
+    async fn watch_heartbeat(&self, client: &dyn Client, over_tls: bool) -> Rejection {
         let limit = self.settings.heartbeat_timeout;
         let mut liveness = Liveness::new(Instant::now(), limit);
         let mut listed = false;
@@ -185,8 +186,10 @@ impl Remote {
                         self.record(|record| record.heartbeat(now, late));
                     }
                     Change::Lost { error } => {
-                        listed = false;
-                        let trouble = explain_watch(&error);
+                        // The end of what stood, or of an attempt to have it back.
+                        let stood = std::mem::replace(&mut listed, false);
+                        let trouble =
+                            if stood { explain_watch(&error) } else { explain_return(&error, over_tls) };
                         self.record(|record| record.interrupted(trouble, SystemTime::now()));
                     }
                     Change::ListDone { .. } | Change::Resumed { .. } => {
