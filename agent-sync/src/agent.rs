@@ -14,7 +14,7 @@ use crate::datapath::{self, MakeDatapath};
 use crate::encrypt::{Encrypt, EncryptSettings};
 use crate::engine::{Engine, Handle};
 use crate::ipcache::NodeOptions;
-use crate::local::{self, Seen};
+use crate::local::{self, NodesToSee, Seen};
 use crate::metrics;
 use crate::publish;
 use crate::tables::{LocalEvent, Tables};
@@ -157,11 +157,14 @@ pub fn start(
     tasks.spawn_once("socket", |stop| api.serve(listener, socket, stop));
     if let Some(client) = client {
         let name = settings.node;
+        let which = if options.wireguard { NodesToSee::All } else { NodesToSee::Own };
         let (services, slices, nodes) = (local_in.clone(), local_in.clone(), local_in);
         let (for_services, for_slices) = (client.clone(), client.clone());
         tasks.spawn_once("kubernetes/Service", |stop| local::services(for_services, services, stop));
         tasks.spawn_once("kubernetes/EndpointSlice", |stop| local::slices(for_slices, slices, stop));
-        tasks.spawn_once("kubernetes/Node", |stop| local::node(client, name, node_in, nodes, stop));
+        tasks.spawn_once("kubernetes/Node", move |stop| {
+            local::nodes(client, name, which, node_in, nodes, stop)
+        });
     }
     let observer = ObserverSettings {
         local: settings.local,

@@ -22,7 +22,7 @@ use wireguard::{Change, Device, LocalNode, NodeName, Opened, Plan, PrivateKey, P
 use crate::api::schema;
 use crate::engine::{Addresses, Handle};
 use crate::ipcache::Source;
-use crate::tables::Tables;
+use crate::tables::{LocalKind, Tables};
 
 /// Pause between two plans, so that a storm of changes becomes a few.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -62,14 +62,16 @@ struct Input {
     entries: BTreeMap<IpNet, IpAddr>,
 }
 
-/// What the tables say; `None` while this node is not known.
+/// What the tables say; `None` while this node is not known, or what its neighbours use is not: their pods' prefixes must
+/// not go to a peer for a moment either.
 fn input(tables: &Tables, key: PublicKey) -> Option<Input> {
-    let own = tables.own_node.as_ref()?;
+    let own = tables.own_node.as_ref().filter(|_| tables.is_listed(LocalKind::Node))?;
     let local = LocalNode {
         name: NodeName { cluster: tables.local.name.to_string(), node: tables.node.to_string() },
         public_key: key,
         addresses: own.addresses.clone(),
         pod_cidrs: own.pod_cidrs.clone(),
+        neighbours: tables.neighbours.values().flatten().copied().collect(),
     };
     let nodes = tables.nodes.iter().map(|((cluster, name), node)| (node_name(cluster, name), remote(node)));
     // Pod CIDRs come with their node.
@@ -297,8 +299,8 @@ fn shown_peer(plan: &Plan, peer: &wireguard::PeerStatus) -> schema::WireguardPee
 mod tests {
     use super::*;
     use crate::ipcache::NodeOptions;
-    use crate::local::OwnNode;
-    use crate::tables::LocalEvent;
+    use crate::local::KubeNode;
+    use crate::tables::{KubeView, LocalEvent};
     use mesh_observe::{ClusterEvent, Event, Item};
     use mesh_types::{Cidr, IpIdentityPair, LocalCluster, NodeAddress};
 
@@ -309,12 +311,14 @@ mod tests {
     fn tables(wireguard_pub_key: &str) -> Tables {
         let mut tables =
             Tables::new(LocalCluster::new("home", 1, 255).unwrap(), "node-1", NodeOptions::default());
-        let own = OwnNode {
+        let own = KubeNode {
             addresses: vec!["192.0.2.1".parse().unwrap()],
             pod_cidrs: vec!["10.1.0.0/24".parse().unwrap()],
             wireguard_key: None,
         };
         tables.apply_local(LocalEvent::OwnNode(Some(Box::new(own))));
+        let listed = KubeView { listed: true, live: true, error: None };
+        tables.apply_local(LocalEvent::Watch(LocalKind::Node, listed));
         let address =
             NodeAddress { address_type: "InternalIP".to_owned(), ip: Some("192.0.2.7".parse().unwrap()) };
         let node = Node {
@@ -350,6 +354,39 @@ mod tests {
         assert_eq!(**peer_key, key(7));
         let allowed: Vec<_> = peer.allowed_ips.iter().map(IpNet::to_string).collect();
         assert_eq!(allowed, ["10.7.0.0/24", "10.99.0.1/32", "192.0.2.7/32"]);
+    }
+
+    #[test]
+    fn what_a_neighbour_uses_goes_to_no_peer_for_as_long_as_it_is_there() {
+        let mut tables = tables(&key(7).to_string());
+        let at = |tables: &Tables| tables.revision();
+        let neighbour = |prefixes: &[&str]| {
+            let prefixes = prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect();
+            LocalEvent::Neighbour("node-2".into(), prefixes)
+        };
+        let before = at(&tables);
+        tables.apply_local(neighbour(&["192.0.2.2/32", "10.7.0.0/16"]));
+        assert_ne!(at(&tables), before, "the device has to follow");
+        let plan = planned(&tables);
+        let reasons: Vec<_> =
+            plan.skipped.iter().map(|one| (one.prefix.unwrap().to_string(), one.reason)).collect();
+        assert_eq!(reasons, [("10.7.0.0/24".to_owned(), mesh_types::Reason::PrefixOverlapsLocal)]);
+        let routes: Vec<_> = plan.tables.routes.iter().map(IpNet::to_string).collect();
+        assert_eq!(routes, ["10.99.0.1/32"]);
+
+        let before = at(&tables);
+        tables.apply_local(neighbour(&["192.0.2.2/32", "10.7.0.0/16"]));
+        assert_eq!(at(&tables), before, "a Node that was written and says the same costs no plan");
+        tables.apply_local(neighbour(&[]));
+        assert!(at(&tables) != before && planned(&tables).skipped.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_planned_before_the_neighbours_are_known() {
+        let mut tables = tables(&key(7).to_string());
+        assert!(input(&tables, key(1)).is_some());
+        tables.apply_local(LocalEvent::Watch(LocalKind::Node, KubeView::default()));
+        assert!(input(&tables, key(1)).is_none());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::services::{
 };
 
 pub use watch::Seen;
-pub(crate) use watch::{cilium_node, node, services, slices};
+pub(crate) use watch::{NodesToSee, cilium_node, nodes, services, slices};
 
 /// EndpointSlice: the Service that it belongs to.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -33,15 +33,22 @@ const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// How long `sessionAffinity: ClientIP` lasts by default.
 const CLIENT_IP_TIMEOUT: Duration = Duration::from_secs(10_800);
 
-/// This node, as Kubernetes knows it.
+/// A node of this cluster, as Kubernetes knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OwnNode {
+pub struct KubeNode {
     /// Addresses of type `InternalIP` and `ExternalIP`.
     pub addresses: Vec<IpAddr>,
     /// Pod CIDRs.
     pub pod_cidrs: Vec<IpNet>,
     /// The published WireGuard key, if there is one.
     pub wireguard_key: Option<String>,
+}
+
+impl KubeNode {
+    /// What it uses: addresses and pod CIDRs.
+    pub fn prefixes(&self) -> Vec<IpNet> {
+        self.addresses.iter().map(|ip| IpNet::from(*ip)).chain(self.pod_cidrs.iter().copied()).collect()
+    }
 }
 
 /// Reads a Service.
@@ -142,14 +149,14 @@ pub fn slice(namespace: &str, json: &str) -> Result<Option<LocalSlice>, DecodeEr
 ///
 /// # Errors
 /// The object has the shape of neither.
-pub fn own_node(json: &str) -> Result<OwnNode, DecodeError> {
+pub fn kube_node(json: &str) -> Result<KubeNode, DecodeError> {
     let NodeObject { metadata, spec, status } = serde_json::from_str(json)?;
     let usable = |kind: &str| kind == "InternalIP" || kind == "ExternalIP";
     let plain = status.0.addresses.0.iter().map(|address| (&address.kind.0, &address.address.0));
     let cilium = spec.0.addresses.0.iter().map(|address| (&address.kind.0, &address.ip.0));
     let addresses = plain.chain(cilium).filter(|(kind, _)| usable(kind));
     let cidrs = spec.0.pod_cidrs.0.iter().chain(&spec.0.ipam.0.pod_cidrs.0);
-    Ok(OwnNode {
+    Ok(KubeNode {
         addresses: addresses.filter_map(|(_, ip)| ip.parse().ok()).collect(),
         pod_cidrs: cidrs.filter_map(|cidr| cidr.parse().ok()).collect(),
         wireguard_key: metadata.annotations.0.get(WIREGUARD_KEY_ANNOTATION).cloned(),
@@ -388,8 +395,8 @@ mod tests {
     }
 
     #[test]
-    fn own_node_is_read_from_either_kind() {
-        let node = own_node(
+    fn a_node_is_read_from_either_kind() {
+        let node = kube_node(
             &json!({
                 "metadata": {"annotations": {WIREGUARD_KEY_ANNOTATION: "key"}},
                 "spec": {"podCIDRs": ["10.1.0.0/24"]},
@@ -399,7 +406,7 @@ mod tests {
             .to_string(),
         )
         .unwrap();
-        let cilium = own_node(
+        let cilium = kube_node(
             &json!({
                 "metadata": {"annotations": {WIREGUARD_KEY_ANNOTATION: "key"}},
                 "spec": {"addresses": [{"type": "InternalIP", "ip": "192.0.2.1"},

@@ -41,7 +41,7 @@ enum Step {
 
 /// The CiliumNode carries the key if there is one, else the Node. A key that someone removed or changed is written again.
 fn step(cilium_node: &Seen, node: &Seen, key: &str) -> Step {
-    let check = |seen: &crate::local::OwnNode, target| {
+    let check = |seen: &crate::local::KubeNode, target| {
         if seen.wireguard_key.as_deref() == Some(key) { Step::Done } else { Step::Write(target) }
     };
     match (cilium_node, node) {
@@ -130,12 +130,12 @@ async fn write(client: &Client, target: Target, name: &str, key: &str) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::local::OwnNode;
+    use crate::local::KubeNode;
 
     #[test]
     fn the_key_goes_to_the_cilium_node_if_there_is_one_and_is_asserted_again() {
         let with = |key: Option<&str>| {
-            Seen::Present(OwnNode { wireguard_key: key.map(str::to_owned), ..OwnNode::default() })
+            Seen::Present(KubeNode { wireguard_key: key.map(str::to_owned), ..KubeNode::default() })
         };
         use Seen::{Absent, Unknown};
         let cases = [

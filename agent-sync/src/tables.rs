@@ -5,11 +5,12 @@ mod view;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use mesh_types::{ClusterName, Labels, LocalCluster, Node, NumericIdentity, Reason, Rejection, Resource};
 
 use crate::ipcache::{Claimant, Entry, Ipcache, NodeOptions, Source, contributions};
-use crate::local::OwnNode;
+use crate::local::KubeNode;
 use crate::rejected::{Rejected, RejectedKey};
 use crate::services::{LocalService, LocalSlice, ServiceName, ServiceTable};
 use mesh_observe::{ClusterEvent, Event, Item, ItemKey, KINDS, Standing, StoreEvent};
@@ -33,7 +34,9 @@ pub enum LocalEvent {
         content: Option<Box<LocalSlice>>,
     },
     /// This node, or (`None`) its end.
-    OwnNode(Option<Box<OwnNode>>),
+    OwnNode(Option<Box<KubeNode>>),
+    /// What another node of this cluster uses; nothing if it is gone.
+    Neighbour(Arc<str>, Vec<IpNet>),
     /// An object that does not decode; the one before stays. `None`: it does now, or is gone.
     Undecodable {
         /// Its kind.
@@ -54,7 +57,7 @@ pub enum LocalKind {
     Service,
     /// EndpointSlices.
     EndpointSlice,
-    /// This node.
+    /// This node, and with encryption the others of the cluster.
     Node,
 }
 
@@ -92,7 +95,9 @@ pub struct Tables {
     /// Services.
     pub services: ServiceTable,
     /// This node in Kubernetes.
-    pub own_node: Option<OwnNode>,
+    pub own_node: Option<KubeNode>,
+    /// What the other nodes of this cluster use, by name; known only with encryption.
+    pub neighbours: BTreeMap<Arc<str>, Vec<IpNet>>,
     /// The watches of the local Kubernetes API.
     pub kubernetes: BTreeMap<LocalKind, KubeView>,
     /// What is not in effect.
@@ -115,6 +120,7 @@ impl Tables {
             ipcache: Ipcache::default(),
             services: ServiceTable::new(node),
             own_node: None,
+            neighbours: BTreeMap::new(),
             kubernetes: LocalKind::ALL.into_iter().map(|kind| (kind, KubeView::default())).collect(),
             rejected: Rejected::default(),
             options,
@@ -311,6 +317,7 @@ impl Tables {
                 self.services.set_slice(&namespace, &name, content.map(|content| *content));
             }
             LocalEvent::OwnNode(node) => self.set_own_node(node.map(|node| *node)),
+            LocalEvent::Neighbour(name, prefixes) => self.set_neighbour(name, prefixes),
             LocalEvent::Undecodable { kind, key, refused } => {
                 let cluster = self.local.name.to_string();
                 let key = RejectedKey { cluster, kind: kind.word(), key };
@@ -324,7 +331,7 @@ impl Tables {
     }
 
     /// The own addresses are the host, whatever others say of them.
-    fn set_own_node(&mut self, node: Option<OwnNode>) {
+    fn set_own_node(&mut self, node: Option<KubeNode>) {
         if self.own_node == node {
             return;
         }
@@ -338,7 +345,7 @@ impl Tables {
                 remote_cluster: false,
                 pod: None,
             };
-            (ipnet::IpNet::from(*address), entry)
+            (IpNet::from(*address), entry)
         };
         let addresses = node.iter().flat_map(|node| &node.addresses);
         let claims = addresses.map(host).collect();
@@ -346,6 +353,20 @@ impl Tables {
         self.ipcache.set_node(&cluster, &name, claims);
         self.own_node = node;
         self.nodes_revision += 1;
+    }
+
+    /// Kubelets write their Nodes every few minutes; only what changes what they use counts.
+    fn set_neighbour(&mut self, name: Arc<str>, prefixes: Vec<IpNet>) {
+        let before = match prefixes.is_empty() {
+            true => self.neighbours.remove(&name),
+            false => self.neighbours.insert(name, prefixes.clone()),
+        };
+        self.nodes_revision += u64::from(before.unwrap_or_default() != prefixes);
+    }
+
+    /// Whether a watch was complete once.
+    pub(crate) fn is_listed(&self, kind: LocalKind) -> bool {
+        self.kubernetes.get(&kind).is_some_and(|view| view.listed)
     }
 
     fn reject(&mut self, key: RejectedKey, refused: Rejection) {
@@ -386,7 +407,7 @@ impl Tables {
         if !self.store.listed {
             pending.push("store".to_owned());
         }
-        let unlisted = local.iter().filter(|kind| !self.kubernetes.get(kind).is_some_and(|view| view.listed));
+        let unlisted = local.iter().filter(|kind| !self.is_listed(**kind));
         pending.extend(unlisted.map(|kind| format!("kubernetes/{}", kind.word())));
         for (name, cluster) in self.clusters.iter().filter(|(_, cluster)| cluster.is_followed()) {
             let never = |kind: &&Resource| {

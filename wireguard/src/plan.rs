@@ -52,6 +52,9 @@ pub struct LocalNode {
     pub addresses: Vec<IpAddr>,
     /// Addresses of its pods: no remote prefix may overlap them.
     pub pod_cidrs: Vec<IpNet>,
+    /// What the other nodes of its cluster use, addresses and pod CIDRs, whether or not they are among the nodes to plan:
+    /// no prefix of another cluster may overlap it.
+    pub neighbours: Vec<IpNet>,
 }
 
 /// What another node publishes.
@@ -369,6 +372,9 @@ impl<'a> Planner<'a> {
             node.insert(prefix, ());
         });
         let mut cluster = node.clone();
+        for prefix in &local.neighbours {
+            cluster.insert(*prefix, ());
+        }
         for (_, neighbour) in nodes.iter().filter(|(name, _)| !self.is_foreign(name) && **name != local.name)
         {
             let theirs = neighbour.addresses().map(IpNet::from).chain(neighbour.pod_cidrs.iter().copied());

@@ -11,7 +11,7 @@ use mesh_types::{Reason, Rejection};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{OwnNode, own_node, service, slice};
+use super::{KubeNode, kube_node, service, slice};
 use crate::services::ServiceName;
 use crate::tables::{KubeView, LocalEvent, LocalKind};
 
@@ -27,7 +27,7 @@ pub enum Seen {
     /// There is none, or there is no such kind.
     Absent,
     /// This is it.
-    Present(OwnNode),
+    Present(KubeNode),
 }
 
 /// Services → events.
@@ -59,17 +59,35 @@ pub(crate) async fn slices(
     follow(client, resource, LocalKind::EndpointSlice, decode, event, out, stop).await
 }
 
-/// The Node called `name` → events, and `seen` for the publisher of the key.
-pub(crate) async fn node(
+/// Which Nodes are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NodesToSee {
+    /// This one.
+    Own,
+    /// All of them: encryption may not route away what they use.
+    All,
+}
+
+/// Nodes → events, and what is known of the one called `name` for the publisher of the key.
+pub(crate) async fn nodes(
     client: Client,
     name: Arc<str>,
+    which: NodesToSee,
     seen: watch::Sender<Seen>,
     out: mpsc::Sender<Vec<LocalEvent>>,
     stop: CancellationToken,
 ) -> Result<(), ConsumerGone> {
-    let resource = Resource::new("", "v1", "Node", "nodes").with_fields(format!("metadata.name={name}"));
-    let decode = |object: &RawObject<'_>| own_node(object.json()).map(Box::new);
-    let event = |_: &ObjectKey, node: Option<Box<OwnNode>>| {
+    let resource = Resource::new("", "v1", "Node", "nodes");
+    let resource = match which {
+        NodesToSee::Own => resource.with_fields(format!("metadata.name={name}")),
+        NodesToSee::All => resource,
+    };
+    let decode = |object: &RawObject<'_>| kube_node(object.json()).map(Box::new);
+    let event = |key: &ObjectKey, node: Option<Box<KubeNode>>| {
+        if key.name != name {
+            let prefixes = node.as_ref().map(|node| node.prefixes()).unwrap_or_default();
+            return LocalEvent::Neighbour(Arc::clone(&key.name), prefixes);
+        }
         seen.send_replace(node.as_ref().map_or(Seen::Absent, |node| Seen::Present((**node).clone())));
         LocalEvent::OwnNode(node)
     };
@@ -85,7 +103,7 @@ pub(crate) async fn cilium_node(
 ) -> Result<(), ConsumerGone> {
     let resource = Resource::new("cilium.io", "v2", "CiliumNode", "ciliumnodes");
     let resource = resource.with_fields(format!("metadata.name={name}"));
-    let decode = |object: &RawObject<'_>| own_node(object.json());
+    let decode = |object: &RawObject<'_>| kube_node(object.json());
     let (task, mut events, mut status) = watch(client, resource, decode, WatchOptions::default());
     let note = async {
         loop {

@@ -191,7 +191,7 @@ fn pending_names_what_is_missing() {
 #[test]
 fn own_addresses_are_the_host_whatever_others_say() {
     let mut tables = filled();
-    let own = OwnNode { addresses: vec!["10.2.0.1".parse().unwrap()], ..OwnNode::default() };
+    let own = KubeNode { addresses: vec!["10.2.0.1".parse().unwrap()], ..KubeNode::default() };
     tables.apply_local(LocalEvent::OwnNode(Some(Box::new(own))));
     let prefix = "10.2.0.1/32".parse().unwrap();
     assert_eq!(tables.ipcache.get(prefix).unwrap().identity, NumericIdentity::HOST);

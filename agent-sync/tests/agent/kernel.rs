@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use agent_sync::EncryptSettings;
 use agent_sync::datapath::{Datapath, Nft, NftOptions};
-use agent_sync::local::OwnNode;
+use agent_sync::local::KubeNode;
 use agent_sync::services::{
     Backend, BackendState, LocalService, LocalSlice, MergedServices, Protocol, ServiceName, ServicePort,
     ServiceTable,
@@ -275,7 +275,7 @@ async fn mirror(bed: &Bed, of: &Mirrored, node: &Node, key: &str, service: (Stri
 }
 
 fn own(node: &Node) -> LocalEvent {
-    LocalEvent::OwnNode(Some(Box::new(OwnNode {
+    LocalEvent::OwnNode(Some(Box::new(KubeNode {
         addresses: vec![node.address().into(), node.host().address6().into()],
         pod_cidrs: node.pod_cidrs().map(|cidr| cidr.parse().unwrap()).into(),
         wireguard_key: None,

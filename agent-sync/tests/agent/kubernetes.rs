@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use agent_sync::EncryptSettings;
-use agent_sync::api::schema::{Services, Status};
+use agent_sync::api::schema::{Services, Status, Wireguard};
 use e2e::{Bed as Machines, ClusterSpec, objects};
 use kube_watch::ClientConfig;
 use kvstore::LeaseId;
@@ -154,6 +154,41 @@ fn the_key_is_published_on_the_node_and_again_when_someone_takes_it_away() {
         kubectl.patch("", "node", "node-1", &patch).unwrap();
         let again = published(cluster, "node", &wrong).await;
         assert_eq!(again, key);
+    });
+}
+
+#[test]
+fn a_prefix_of_another_cluster_within_what_a_neighbour_uses_is_not_routed_away() {
+    with_agent(home().without_cilium(), async |cluster, node, bed| {
+        let kubectl = cluster.kubectl();
+        let mut neighbour = node_object(node);
+        neighbour["metadata"]["name"] = json!("node-2");
+        neighbour["spec"] = json!({"podCIDR": "10.7.0.0/16", "podCIDRs": ["10.7.0.0/16"]});
+        neighbour["status"]["addresses"] = json!([{"type": "InternalIP", "address": "192.0.2.2"}]);
+        for object in [&neighbour, &node_object(node)] {
+            kubectl.apply_object(object).unwrap();
+            kubectl.apply_status(&object.to_string()).unwrap();
+        }
+        let key = wireguard::PrivateKey::generate().unwrap().public();
+        let record = json!({
+            "Name": "n1", "Cluster": "east", "ClusterID": 7, "WireguardPubKey": key.annotation_value(),
+            "IPAddresses": [{"Type": "InternalIP", "IP": "198.51.100.7"}],
+            "IPv4AllocCIDR": {"IP": "10.7.1.0", "Mask": "////AA=="},
+        });
+        bed.serving.put(&EAST.node_key("n1"), record.to_string()).await;
+        EAST.write(&bed.serving, &[], LeaseId::NONE).await;
+
+        let skipped = |reasons: &'static [&str]| {
+            move |view: &Wireguard| {
+                let found = view.skipped.iter().map(|one| (one.prefix.as_deref(), one.reason.as_str()));
+                let expected = reasons.iter().map(|reason| (Some("10.7.1.0/24"), *reason));
+                view.peers.len() == 1 && found.eq(expected)
+            }
+        };
+        bed.until("/v1/wireguard", "withheld", skipped(&["prefix-overlaps-local"])).await;
+        kubectl.delete("", "node", "node-2").unwrap();
+        let view = bed.until("/v1/wireguard", "free once the neighbour is gone", skipped(&[])).await;
+        assert_eq!(view.peers[0].allowed_ips, ["10.7.1.0/24", "198.51.100.7/32"]);
     });
 }
 

@@ -46,6 +46,7 @@ impl Mesh {
                 public_key: key(200),
                 addresses: vec!["192.0.2.1".parse().unwrap()],
                 pod_cidrs: vec![net("10.0.0.0/24")],
+                neighbours: Vec::new(),
             },
             settings: Settings::default(),
             nodes: nodes.into_iter().map(|(text, node)| (name(text), node)).collect(),
@@ -94,6 +95,20 @@ fn a_node_is_a_peer_with_its_addresses_pods_and_entries() {
     assert_eq!(peer.allowed_ips, nets(&with_node));
     assert_eq!(plan.names[&key(1)].to_string(), "east/n1");
     assert_eq!(plan.skipped, [], "an entry behind an unknown host waits for its node");
+}
+
+#[test]
+fn no_prefix_of_another_cluster_overlaps_what_a_neighbour_uses_though_it_is_no_peer() {
+    let cidrs = ["10.0.1.0/24", "10.0.0.0/20", "10.3.0.0/24"];
+    let mut mesh = Mesh::new([("east/n1", node(1, &["198.51.100.7"], &cidrs))])
+        .entry("10.0.1.9/32", "198.51.100.7")
+        .entry("192.0.2.2/32", "198.51.100.7");
+    mesh.local.neighbours = vec![net("192.0.2.2/32"), net("10.0.1.0/24")];
+    let refused = ["192.0.2.2/32", "10.0.1.9/32", "10.0.0.0/20", "10.0.1.0/24"];
+    let reasons: BTreeSet<_> = mesh.reasons().into_iter().collect();
+    assert_eq!(reasons, refused.map(|prefix| format!("east/n1 {prefix} prefix-overlaps-local")).into());
+    assert_eq!(mesh.plan().tables.routes, nets(&["10.3.0.0/24"]));
+    assert_eq!(mesh.allowed(1), nets(&["198.51.100.7/32", "10.3.0.0/24"]));
 }
 
 #[test]

@@ -135,6 +135,7 @@ impl Node {
             public_key: self.key.public(),
             addresses: self.ips.clone(),
             pod_cidrs: self.record().pod_cidrs,
+            neighbours: Vec::new(),
         };
         let nodes: BTreeMap<_, _> = others.iter().map(|node| (node.name.clone(), node.record())).collect();
         plan(Input { local: &local, settings, nodes: &nodes, entries: &BTreeMap::new() })
