@@ -12,7 +12,8 @@ use tokio::sync::{mpsc, watch};
 use crate::api::{Api, SocketError, bind_socket, schema};
 use crate::datapath::{self, MakeDatapath};
 use crate::encrypt::{Encrypt, EncryptSettings};
-use crate::engine::{Engine, Handle};
+use crate::engine::{Engine, Handle, Patience};
+use crate::followed;
 use crate::ipcache::NodeOptions;
 use crate::local::{self, NodesToSee, Seen};
 use crate::metrics;
@@ -109,9 +110,13 @@ pub fn start(
         LocalSource::Kubernetes(client) => (local_queue, Some(client)),
         LocalSource::Fed(events) => (events, None),
     };
+    let followed = followed::file_beside(&settings.socket);
+    let patience = Patience { sync_timeout: settings.sync_timeout, expected: followed::load(&followed) };
     let (engine, handle, outputs) =
-        Engine::new(tables, events, local_events, readiness.guard("synced"), settings.sync_timeout);
+        Engine::new(tables, events, local_events, readiness.guard("synced"), patience);
     tasks.spawn_once("tables", |stop| engine.run(stop));
+    let names = outputs.followed.clone();
+    tasks.spawn_once("followed", |stop| followed::remember(followed, names, stop));
 
     let (datapath_view, datapath_out) = watch::channel(schema::DatapathStatus::default());
     let (make, desired) = (surroundings.datapath, outputs.services.clone());

@@ -1,10 +1,12 @@
 //! The one task that owns the tables: events in, answers and desired states out.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use mesh_runtime::ReadyGuard;
+use mesh_types::ClusterName;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -12,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::api::render;
 use crate::api::schema::Status;
+use crate::followed::Names;
 use crate::services::MergedServices;
 use crate::tables::{LocalEvent, Tables};
 use mesh_observe::Event;
@@ -52,8 +55,19 @@ impl Handle {
 pub(crate) struct DesiredServices {
     /// All of them.
     pub(crate) services: Arc<MergedServices>,
+    /// Of what is known nothing is missing: they may be written where nothing is in effect yet.
+    pub(crate) whole: bool,
     /// They are all there are: what is not among them may be taken away.
     pub(crate) complete: bool,
+}
+
+/// What the tables wait for before they count as complete.
+#[derive(Clone, Debug)]
+pub(crate) struct Patience {
+    /// How long at most.
+    pub(crate) sync_timeout: Duration,
+    /// Clusters that an earlier life followed.
+    pub(crate) expected: BTreeSet<ClusterName>,
 }
 
 /// A sign that nodes or addresses changed.
@@ -72,6 +86,8 @@ pub(crate) struct Outputs {
     pub(crate) services: watch::Receiver<DesiredServices>,
     /// For encryption.
     pub(crate) addresses: watch::Receiver<Addresses>,
+    /// For the next life.
+    pub(crate) followed: watch::Receiver<Names>,
     /// For metrics and `status`; as fresh as [`STATUS_INTERVAL`].
     pub(crate) status: watch::Receiver<Arc<Status>>,
 }
@@ -84,27 +100,33 @@ pub(crate) struct Engine {
     questions: mpsc::Receiver<Question>,
     services: watch::Sender<DesiredServices>,
     addresses: watch::Sender<Addresses>,
+    followed: watch::Sender<Names>,
     status: watch::Sender<Arc<Status>>,
     ready: ReadyGuard,
     is_ready: bool,
-    /// How long to wait for what was never complete.
-    sync_timeout: Duration,
+    patience: Patience,
 }
 
 impl Engine {
-    /// An engine for `tables`; it says `ready` when all is complete or `sync_timeout` is over.
+    /// An engine for `tables`; it says `ready` when all is complete or its `patience` is over.
     pub(crate) fn new(
         tables: Tables,
         events: mpsc::Receiver<Vec<Event>>,
         local: mpsc::Receiver<Vec<LocalEvent>>,
         ready: ReadyGuard,
-        sync_timeout: Duration,
+        patience: Patience,
     ) -> (Self, Handle, Outputs) {
         let (questions_in, questions) = mpsc::channel(QUESTIONS);
         let (services, services_out) = watch::channel(DesiredServices::default());
         let (addresses, addresses_out) = watch::channel(Addresses::default());
         let (status, status_out) = watch::channel(Arc::new(render::status(&tables, Timestamp::now())));
-        let outputs = Outputs { services: services_out, addresses: addresses_out, status: status_out };
+        let (followed, followed_out) = watch::channel(Arc::new(patience.expected.clone()));
+        let outputs = Outputs {
+            services: services_out,
+            addresses: addresses_out,
+            followed: followed_out,
+            status: status_out,
+        };
         let engine = Engine {
             tables,
             events,
@@ -112,10 +134,11 @@ impl Engine {
             questions,
             services,
             addresses,
+            followed,
             status,
             ready,
             is_ready: false,
-            sync_timeout,
+            patience,
         };
         (engine, Handle { questions: questions_in }, outputs)
     }
@@ -125,7 +148,7 @@ impl Engine {
     /// # Errors
     /// None.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), std::convert::Infallible> {
-        let give_up = Instant::now() + self.sync_timeout;
+        let give_up = Instant::now() + self.patience.sync_timeout;
         let mut given_up = false;
         let mut next_status: Option<Instant> = None;
         let (mut events, mut local) = (Vec::new(), Vec::new());
@@ -167,7 +190,7 @@ impl Engine {
     fn give_up(&mut self) {
         let pending = self.tables.pending();
         if !pending.is_empty() {
-            warn!(pending = pending.join(", "), waited = ?self.sync_timeout, "not complete in time; going on without");
+            warn!(pending = pending.join(", "), waited = ?self.patience.sync_timeout, "not complete in time; going on without");
         }
     }
 
@@ -178,22 +201,39 @@ impl Engine {
         }
         let changed = self.tables.settle_services();
         let tables = &self.tables;
-        // As long as no other cluster is known the mirror may not have begun, and an earlier life knew some.
-        let known = !tables.clusters.is_empty();
-        let complete = |now: bool| given_up || (known && now);
+        // As long as no other cluster is known the mirror may not have begun; and it may not have come to those yet that
+        // an earlier life knew.
+        let has_come = |name: &ClusterName| tables.clusters.contains_key(name);
+        let known = || !tables.clusters.is_empty() && self.patience.expected.iter().all(has_come);
         self.services.send_if_modified(|desired| {
-            let completed = !desired.complete && complete(tables.services_complete());
-            desired.complete |= completed;
+            let before = (desired.whole, desired.complete);
+            if !desired.complete {
+                desired.whole |= given_up || tables.services_complete();
+                desired.complete = given_up || (tables.services_complete() && known());
+            }
             if changed {
                 desired.services = Arc::new(tables.services.merged().clone());
             }
-            changed || completed
+            changed || before != (desired.whole, desired.complete)
         });
         self.addresses.send_if_modified(|addresses| {
             let before = *addresses;
             addresses.revision = tables.revision();
-            addresses.complete |= complete(tables.addresses_complete());
+            addresses.complete = before.complete || given_up || (tables.addresses_complete() && known());
             *addresses != before
+        });
+        let is_complete = self.services.borrow().complete && self.addresses.borrow().complete;
+        self.followed.send_if_modified(|names| {
+            let now =
+                || tables.clusters.iter().filter(|(_, cluster)| cluster.is_followed()).map(|(name, _)| name);
+            // Until all are here the next life is to wait for what this one waits for.
+            let news =
+                if is_complete { !now().eq(names.iter()) } else { now().any(|name| !names.contains(name)) };
+            if news {
+                let kept = if is_complete { BTreeSet::new() } else { BTreeSet::clone(names) };
+                *names = Arc::new(kept.into_iter().chain(now().cloned()).collect());
+            }
+            news
         });
         if !self.is_ready && (given_up || tables.pending().is_empty()) {
             self.is_ready = true;

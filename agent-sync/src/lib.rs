@@ -22,6 +22,7 @@ pub mod api;
 pub mod datapath;
 mod encrypt;
 mod engine;
+mod followed;
 pub mod ipcache;
 pub mod local;
 mod metrics;

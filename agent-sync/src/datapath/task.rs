@@ -58,7 +58,8 @@ async fn keep(
             Ok(None) => {
                 let first = view.send_if_modified(|view| !std::mem::replace(&mut view.waiting, true));
                 if first {
-                    info!("rules of an earlier life stay in effect until all services are known");
+                    let earlier = inherited == Some(true);
+                    info!(earlier, "what is in effect stays until all services are known");
                 }
             }
             Err(error) => {
@@ -97,7 +98,9 @@ async fn step(
         Some(known) => known,
         None => *inherited.insert(writer.inherited().await?),
     };
-    if preserve && !wanted.complete {
+    // Where nothing is in effect, half of a service is worse than none: without its backends it refuses.
+    let enough = if preserve { wanted.complete } else { wanted.whole };
+    if !enough {
         return Ok(None);
     }
     writer.apply(&wanted.services).await.map(Some)
@@ -200,8 +203,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_such_rules_services_are_written_as_they_come() {
+    async fn without_such_rules_services_are_written_as_they_come_once_none_of_them_is_half_known() {
         let log = with(false, 0, |desired, mut view| async move {
+            view.wait_for(|view| view.waiting).await.unwrap();
+            desired.send_modify(|desired| desired.whole = true);
             view.wait_for(|view| view.writes == 1).await.unwrap();
             desired.send_modify(|_same| {});
             view.wait_for(|view| view.writes == 2).await.unwrap();
@@ -212,6 +217,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_in_effect_is_looked_after_when_nothing_changes() {
         let log = with(false, 0, |desired, mut view| async move {
+            desired.send_modify(|desired| desired.whole = true);
             view.wait_for(|view| view.writes == 2).await.unwrap();
             drop(desired);
         });
@@ -220,7 +226,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_failed_write_is_shown_and_tried_again() {
-        let log = with(false, 2, |_desired, mut view| async move {
+        let log = with(false, 2, |desired, mut view| async move {
+            desired.send_modify(|desired| desired.whole = true);
             let failed = view.wait_for(|view| view.failures == 1).await.unwrap().clone();
             assert!(failed.error.is_some() && !failed.in_effect);
             let written = view.wait_for(|view| view.in_effect).await.unwrap().clone();

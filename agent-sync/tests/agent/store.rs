@@ -1,17 +1,141 @@
 //! What happens to the tables when the store, the mirror or the agent goes and comes back.
 
 use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agent_sync::api::schema::Status;
 use agent_sync::api::{SocketError, bind_socket};
+use agent_sync::datapath::{Applied, Datapath, DatapathError};
+use agent_sync::services::{LocalService, MergedServices, Protocol, ServiceName, ServicePort};
+use agent_sync::tables::LocalEvent;
+use async_trait::async_trait;
 use kvstore::{Client as _, LeaseId};
 use mesh_types::mirror_word_key;
 
-use crate::bed::{Bed, Mirrored, Options, Serving};
+use crate::bed::{Bed, Mirrored, Options, PATIENCE, Serving};
 
 const EAST: Mirrored = Mirrored { name: "east", id: 7 };
 const WEST: Mirrored = Mirrored { name: "west", id: 8 };
+
+/// The backends of `shop/cart` in each write, for a datapath that may have rules of an earlier life.
+#[derive(Clone, Debug)]
+struct Recorder {
+    inherited: bool,
+    writes: Arc<Mutex<Vec<Vec<String>>>>,
+}
+
+#[async_trait]
+impl Datapath for Recorder {
+    fn name(&self) -> &'static str {
+        "recorder"
+    }
+    async fn inherited(&mut self) -> Result<bool, DatapathError> {
+        Ok(self.inherited)
+    }
+    async fn apply(&mut self, desired: &MergedServices) -> Result<Applied, DatapathError> {
+        let cart = desired.get(&ServiceName::new("shop", "cart"));
+        let backends = cart.iter().flat_map(|cart| &cart.backends);
+        let backends = backends.map(|(_, backend)| backend.address.to_string()).collect();
+        self.writes.lock().unwrap().push(backends);
+        Ok(Applied { changed: true, ..Applied::default() })
+    }
+    async fn verify(&mut self) -> Result<(), DatapathError> {
+        Ok(())
+    }
+    async fn uninstall(&mut self) -> Result<(), DatapathError> {
+        Ok(())
+    }
+}
+
+impl Recorder {
+    fn new(inherited: bool) -> Self {
+        Recorder { inherited, writes: Arc::default() }
+    }
+
+    fn options(&self) -> Options {
+        let recorder = self.clone();
+        Options { datapath: Arc::new(move || Box::new(recorder.clone())), ..Options::default() }
+    }
+
+    async fn first_write(&self, bed: &Bed) -> Vec<String> {
+        bed.until_status("written", |status: &Status| status.datapath.in_effect).await;
+        self.writes.lock().unwrap()[0].clone()
+    }
+}
+
+/// A mirrored cluster with `shop/cart` at one backend.
+async fn mirror_cart(bed: &Bed, mirrored: &Mirrored, backend: &str) {
+    let (key, value) = mirrored.service("cart", &[backend]);
+    bed.serving.put(&key, value).await;
+    mirrored.write(&bed.serving, &["n1"], LeaseId::NONE).await;
+}
+
+/// The Service of Kubernetes that has no backends of its own.
+async fn own_cart(bed: &Bed) {
+    let service = LocalService {
+        global: true,
+        cluster_ips: vec!["10.111.0.10".parse().unwrap()],
+        ports: vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }],
+        ..LocalService::default()
+    };
+    let name = ServiceName::new("shop", "cart");
+    bed.feed(vec![LocalEvent::Service(name, Some(Box::new(service)))]).await;
+    bed.local_listed().await;
+}
+
+/// Without its backends the service would refuse every connection.
+#[tokio::test]
+async fn a_first_start_writes_no_service_that_is_half_known() {
+    let recorder = Recorder::new(false);
+    let bed = Bed::with(recorder.options()).await;
+    bed.serving.put(&EAST.config_key(), EAST.config()).await;
+    own_cart(&bed).await;
+    let waits = |status: &Status| {
+        let known = status.clusters.iter().any(|known| known.name == "east");
+        known && status.datapath.waiting && status.kubernetes.iter().all(|kind| kind.listed)
+    };
+    bed.until_status("waiting for east", waits).await;
+    mirror_cart(&bed, &EAST, "10.7.0.1").await;
+    assert_eq!(recorder.first_write(&bed).await, ["10.7.0.1"]);
+    bed.stop().await;
+}
+
+/// The mirror reaches one cluster after the other, and announces each when it does.
+#[tokio::test]
+async fn a_restart_beside_a_store_that_fills_takes_away_nothing_of_a_cluster_that_is_still_to_come() {
+    let bed = Bed::start().await;
+    for (mirrored, backend) in [(&EAST, "10.7.0.1"), (&WEST, "10.8.0.1")] {
+        mirror_cart(&bed, mirrored, backend).await;
+        bed.until_ready(mirrored.name).await;
+    }
+    own_cart(&bed).await;
+    bed.until_status("ready", |status| status.ready).await;
+    let (_, directory) = bed.stop().await;
+
+    for sync_timeout in [PATIENCE, Duration::from_millis(300)] {
+        let recorder = Recorder::new(true);
+        let empty = Serving::start((Ipv4Addr::LOCALHOST, 0).into()).await;
+        let again = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("run"), again.path().join("run"));
+        std::fs::create_dir(&to).unwrap();
+        std::fs::copy(from.join("agent.clusters"), to.join("agent.clusters")).unwrap();
+        let bed = Bed::beside(empty, again, Options { sync_timeout, ..recorder.options() }).unwrap();
+        own_cart(&bed).await;
+        mirror_cart(&bed, &EAST, "10.7.0.1").await;
+        bed.until_ready("east").await;
+        if sync_timeout == PATIENCE {
+            bed.until_status("waiting for west", |status| status.ready && status.datapath.waiting).await;
+            mirror_cart(&bed, &WEST, "10.8.0.1").await;
+            assert_eq!(recorder.first_write(&bed).await, ["10.7.0.1", "10.8.0.1"]);
+        } else {
+            let last = || recorder.writes.lock().unwrap().last().cloned();
+            let without = |_: &Status| last().is_some_and(|last| last == ["10.7.0.1"]);
+            bed.until_status("not waiting for west any more", without).await;
+        }
+        bed.stop().await;
+    }
+}
 
 async fn until_nodes(bed: &Bed, expected: &[&str]) {
     let names = |nodes: &agent_sync::api::schema::Nodes| {
