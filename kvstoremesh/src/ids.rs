@@ -6,6 +6,8 @@ use mesh_types::{ClusterId, ClusterName, Peer, Reason, Rejection};
 
 /// Ids in use by remote clusters: each has one, and no two the same.
 ///
+/// Only while it changes its id it has both: what it had under the old one is still to be seen.
+///
 /// A cluster keeps its id while it is configured, connected or not, since what was mirrored from it stays in effect.
 /// Source: Cilium `pkg/clustermesh/idsmgr.go`.
 #[derive(Debug, Default)]
@@ -14,29 +16,26 @@ pub(crate) struct Ids {
 }
 
 impl Ids {
-    /// The id that `name` holds.
-    pub(crate) fn held_by(&self, name: &ClusterName) -> Option<ClusterId> {
-        self.holders.iter().find(|(_, holder)| *holder == name).map(|(id, _)| *id)
-    }
-
-    /// Gives the peer its id, and takes back the one that it held before. The first to ask has it.
+    /// Gives the peer its id. The first to ask has it. Returns what else it holds, until [`Self::keep_only`].
     ///
     /// # Errors
     /// [`Reason::ClusterIdInUse`]; the peer then keeps what it held.
-    pub(crate) fn reserve(&mut self, peer: &Peer) -> Result<(), Rejection> {
-        if let Some(holder) = self.holders.get(&peer.id) {
-            if *holder == peer.name {
-                return Ok(());
-            }
+    pub(crate) fn reserve(&mut self, peer: &Peer) -> Result<Vec<ClusterId>, Rejection> {
+        if let Some(holder) = self.holders.get(&peer.id).filter(|holder| **holder != peer.name) {
             let what = format!(
                 "cluster {} has id {}, which cluster {holder} has already; give one of them another id",
                 peer.name, peer.id
             );
             return Err(Rejection::new(Reason::ClusterIdInUse, what));
         }
-        self.release(&peer.name);
         self.holders.insert(peer.id, peer.name.clone());
-        Ok(())
+        let theirs = self.holders.iter().filter(|(id, holder)| **holder == peer.name && **id != peer.id);
+        Ok(theirs.map(|(id, _)| *id).collect())
+    }
+
+    /// Takes back what the peer holds beside its id.
+    pub(crate) fn keep_only(&mut self, peer: &Peer) {
+        self.holders.retain(|id, holder| *holder != peer.name || *id == peer.id);
     }
 
     /// The cluster is no longer configured.
@@ -68,13 +67,16 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_id_frees_the_old_one_only_when_it_is_granted() {
+    fn a_changed_id_frees_the_old_one_when_nothing_is_left_of_it() {
         let mut ids = Ids::default();
         ids.reserve(&peer("west", 2)).unwrap();
         ids.reserve(&peer("east", 3)).unwrap();
         ids.reserve(&peer("west", 3)).unwrap_err();
-        assert_eq!(ids.held_by(&"west".parse().unwrap()), Some(peer("west", 2).id));
-        ids.reserve(&peer("west", 4)).unwrap();
-        ids.reserve(&peer("east", 2)).unwrap();
+        assert!(ids.reserve(&peer("west", 2)).unwrap().is_empty(), "it has what it had");
+        assert_eq!(ids.reserve(&peer("west", 4)).unwrap(), [peer("west", 2).id]);
+        ids.reserve(&peer("east", 2)).unwrap_err();
+        ids.keep_only(&peer("west", 4));
+        assert!(ids.reserve(&peer("west", 4)).unwrap().is_empty());
+        assert_eq!(ids.reserve(&peer("east", 2)).unwrap(), [peer("east", 3).id]);
     }
 }

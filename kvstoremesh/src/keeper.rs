@@ -115,6 +115,17 @@ pub(crate) struct GivenUp {
     pub(crate) keys: usize,
 }
 
+/// What of a keeper others may have to act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outline {
+    out_since: Option<Instant>,
+    held: usize,
+    given_up: Option<GivenUp>,
+    current: bool,
+    /// Out of contact, whether a list is under way and has named something: what it names is not given up.
+    names: Option<bool>,
+}
+
 /// What came of a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
@@ -199,17 +210,17 @@ impl Keeper {
         self.out_since = None;
     }
 
-    /// The peer's word is not current any more.
-    pub(crate) fn lost(&mut self, now: Instant) {
-        if self.contact == Contact::Current {
-            self.contact = Contact::Stale(now);
-        }
+    /// The peer is not read any more, though it may be connected: its word is not current.
+    pub(crate) fn unread(&mut self, now: Instant, target: &impl Target) {
+        self.lost(now);
+        self.named = None;
+        self.give_up_again(now, target);
     }
 
-    /// The connection is gone.
-    pub(crate) fn disconnected(&mut self, now: Instant) {
+    /// The connection is gone, or its peer is not accepted.
+    pub(crate) fn disconnected(&mut self, now: Instant, target: &impl Target) {
         self.cut_off(now);
-        self.named = None;
+        self.unread(now, target);
     }
 
     /// Takes a batch as a follower gives it.
@@ -263,6 +274,9 @@ impl Keeper {
                 Change::Lost { .. } => {
                     self.named = Some(Named::default());
                     self.cut_off(now);
+                    // What the list has named so far, this batch included, is no complete set.
+                    target.put(std::mem::take(&mut entries));
+                    self.give_up_again(now, target);
                     taken.signal = Some(Signal::Lost);
                 }
                 Change::Resumed { .. } => {
@@ -360,10 +374,11 @@ impl Keeper {
         now: Instant,
         target: &impl Target,
     ) -> Option<(Reason, usize)> {
+        let hold = self.rules.shrink.hold;
         let held = self.held.as_mut()?;
         let reason = held.reason;
         let due: Vec<_> =
-            held.keys.extract_if(.., |_, since| *since + self.rules.shrink.hold <= until).collect();
+            held.keys.extract_if(.., |_, since| until.saturating_duration_since(*since) >= hold).collect();
         let keys = due.len();
         target.extend(due.into_iter().map(|(key, _)| (key, None)).collect());
         self.held.take_if(|held| held.keys.is_empty());
@@ -372,9 +387,14 @@ impl Keeper {
     }
 
     /// What others may have to act on when it changes.
-    pub(crate) fn outline(&self) -> (Option<Instant>, usize, Option<GivenUp>, bool) {
-        let held = self.held.as_ref().map_or(0, |held| held.keys.len());
-        (self.stale_since().or(self.out_since), held, self.given_up, self.contact == Contact::Current)
+    pub(crate) fn outline(&self) -> Outline {
+        Outline {
+            out_since: self.stale_since().or(self.out_since),
+            held: self.held.as_ref().map_or(0, |held| held.keys.len()),
+            given_up: self.given_up,
+            current: self.contact == Contact::Current,
+            names: self.stale_since().and(self.named.as_ref()).map(|named| named.len() > 0),
+        }
     }
 
     /// What is held back.
@@ -382,10 +402,10 @@ impl Keeper {
         self.held.as_ref()
     }
 
-    /// When the first of what is held back goes, if the peer stays in contact.
+    /// When the first of what is held back goes, if the peer stays in contact; `None` if nothing is, or for ever.
     pub(crate) fn held_until(&self) -> Option<Instant> {
         let first = self.held.as_ref()?.since()?;
-        Some(first + self.rules.shrink.hold)
+        first.checked_add(self.rules.shrink.hold)
     }
 
     /// What was given up, until the peer is heard again.
@@ -414,14 +434,36 @@ impl Keeper {
 
     fn give_up_at(&self, patience: Patience, target: &impl Target) -> Option<(Instant, Reason)> {
         let Contact::Stale(since) = self.contact else { return None };
-        let listing = self.named.is_some() && self.given_up.is_some();
+        let names = self.named.as_ref().is_some_and(|named| named.len() > 0);
+        let listing = names && self.given_up.is_some();
         if listing || target.wanted() == 0 {
             return None;
         }
-        let drained = patience.drain_after.map(|after| (since + after, Reason::ContactLostDrained));
-        let revoked = patience.revoke_after.zip(self.out_since);
-        let revoked = revoked.map(|(after, since)| (since + after, Reason::CacheTtlEnded));
+        // What is too far for the clock is never.
+        let due = |since: Option<Instant>, after: Option<Duration>| since?.checked_add(after?);
+        let drained = due(Some(since), patience.drain_after).map(|at| (at, Reason::ContactLostDrained));
+        let revoked = due(self.out_since, patience.revoke_after).map(|at| (at, Reason::CacheTtlEnded));
         drained.into_iter().chain(revoked).min_by_key(|(at, _)| *at)
+    }
+
+    fn lost(&mut self, now: Instant) {
+        if self.contact == Contact::Current {
+            self.contact = Contact::Stale(now);
+        }
+    }
+
+    /// A list broke off after everything was given up: what it has brought back goes again, since only a complete one
+    /// says what exists.
+    fn give_up_again(&mut self, now: Instant, target: &impl Target) {
+        let Some(given_up) = &mut self.given_up else { return };
+        let back = target.omitted(&Named::default());
+        if back.is_empty() {
+            return;
+        }
+        given_up.keys += back.len();
+        target.extend(back.into_iter().map(|key| (key, None)).collect());
+        self.held = None;
+        self.sizes.reset(now, 0);
     }
 
     fn cut_off(&mut self, now: Instant) {

@@ -16,9 +16,14 @@ pub enum LostContact {
     DrainAfter(Duration),
 }
 
+/// Whoever writes more means `keep`, or another unit.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// A text that is no [`LostContact`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected keep or drain-after:DURATION (such as drain-after:30m), found {found:?}")]
+#[error(
+    "expected keep or drain-after:DURATION (such as drain-after:30m; at most a hundred years), found {found:?}"
+)]
 pub struct LostContactError {
     found: String,
 }
@@ -34,6 +39,9 @@ impl FromStr for LostContact {
         let after = text.strip_prefix("drain-after:").ok_or_else(refused)?;
         let after: jiff::SignedDuration = after.trim().parse().map_err(|_unreadable| refused())?;
         let after = Duration::try_from(after).ok().filter(|after| !after.is_zero()).ok_or_else(refused)?;
+        if after > LONGEST {
+            return Err(refused());
+        }
         Ok(Self::DrainAfter(after))
     }
 }
@@ -86,9 +94,18 @@ mod tests {
             let policy: LostContact = text.parse().unwrap();
             assert_eq!((policy, policy.to_string().as_str()), (expected, written));
         }
-        for text in
-            ["", "drain", "drain-after:", "drain-after:0s", "drain-after:-1m", "drain-after:x", "Keep"]
-        {
+        for text in [
+            "",
+            "drain",
+            "drain-after:",
+            "drain-after:0s",
+            "drain-after:-1m",
+            "drain-after:x",
+            "Keep",
+            "drain-after:9223372036854775807s",
+            "drain-after:99999999999999999999s",
+            "drain-after:876001h",
+        ] {
             let refused = text.parse::<LostContact>().unwrap_err().to_string();
             assert!(refused.contains("expected keep or drain-after:DURATION"), "{refused}");
         }

@@ -71,6 +71,8 @@ pub(crate) enum Phase {
     /// A connection, with its cluster-config.
     #[default]
     Unconnected,
+    /// A cluster-config that can be accepted.
+    Refused,
     /// The peer's word that its data is complete.
     Canary,
     /// The end of the list.
@@ -133,9 +135,12 @@ impl Record {
     /// The connection is closed.
     pub(crate) fn disconnected(&mut self, now: Instant) {
         self.connected = false;
-        for view in self.views.values_mut() {
-            view.wait(Phase::Unconnected, now);
-        }
+        self.wait(Phase::Unconnected, now);
+    }
+
+    /// No view follows any more, all wait for `phase`.
+    pub(crate) fn wait(&mut self, phase: Phase, now: Instant) {
+        self.views.values_mut().for_each(|view| view.wait(phase, now));
     }
 
     /// Something is in the way though the store answers. Repeated, it counts once until it changes.
@@ -176,7 +181,7 @@ impl Record {
         };
         match view.phase {
             Phase::Following | Phase::NotOffered => view.last_event.max(heartbeat(None)),
-            Phase::Unconnected | Phase::Canary | Phase::Listing | Phase::Flooded => {
+            Phase::Unconnected | Phase::Refused | Phase::Canary | Phase::Listing | Phase::Flooded => {
                 view.stale_since?;
                 view.as_of.max(heartbeat(view.stale_since)).or(view.stale_since)
             }

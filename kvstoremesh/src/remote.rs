@@ -31,7 +31,7 @@ use crate::error::{explain_first, explain_follow, explain_return, explain_watch}
 use crate::ids::Ids;
 use crate::latency;
 use crate::liveness::Liveness;
-use crate::record::Record;
+use crate::record::{Phase, Record};
 use crate::resource::{KINDS, is_offered};
 use crate::sinks::Sinks;
 
@@ -209,8 +209,9 @@ impl Remote {
     /// Does what the peer's cluster-config says, whenever it says something new.
     async fn obey(&self, client: &dyn Client) -> Rejection {
         let (publish, mut announced) = watch::channel(None);
-        let read =
-            announced::follow(client, &self.name, &publish, || self.refuse(announced::missing(&self.name)));
+        let read = announced::follow(client, &self.name, &publish, || {
+            self.not_accepted(announced::missing(&self.name))
+        });
         let act = async {
             let mut retry = self.settings.backoff.retry();
             loop {
@@ -227,7 +228,7 @@ impl Remote {
                         }
                     }
                     Err(trouble) => {
-                        self.refuse(trouble);
+                        self.not_accepted(trouble);
                         // An id that is in use may become free.
                         tokio::select! {
                             () = sleep(retry.next_delay(jitter())) => {}
@@ -244,13 +245,13 @@ impl Remote {
     async fn accept(&self, bytes: &[u8]) -> Result<ClusterConfig, Rejection> {
         let config = ClusterConfig::decode(bytes)?;
         let peer = Peer::accept(&self.settings.local, &self.name, &config)?;
-        let held = self.ids().held_by(&self.name);
-        if held.is_some_and(|held| held != peer.id) {
+        let others = self.ids().reserve(&peer)?;
+        if !others.is_empty() {
             // Readers must not see entries of the old id under the new one.
-            warn!(cluster = %self.name, ?held, id = %peer.id, "the remote cluster has another id, removing what it had under the old one");
+            warn!(cluster = %self.name, held = ?others, id = %peer.id, "the remote cluster has another id, removing what it had under the old one");
             self.sinks.drain(Instant::now()).await;
+            self.ids().keep_only(&peer);
         }
-        self.ids().reserve(&peer)?;
         self.sinks.announce(&config).await;
         self.sinks.keep_all(|keeper, _| keeper.found());
         self.record(|record| record.accepted(config.clone()));
@@ -289,7 +290,15 @@ impl Remote {
     /// The connection is gone; everything that was mirrored stays.
     fn cut(&self, now: Instant) {
         self.record(|record| record.disconnected(now));
-        self.sinks.keep_all(|keeper, _| keeper.disconnected(now));
+        self.sinks.keep_all(|keeper, writer| keeper.disconnected(now, writer));
+    }
+
+    /// The peer is not (any more) what it should be: what is known of it is kept as if it could not be reached.
+    fn not_accepted(&self, trouble: Rejection) {
+        self.refuse(trouble);
+        let now = Instant::now();
+        self.record(|record| record.wait(Phase::Refused, now));
+        self.sinks.keep_all(|keeper, writer| keeper.disconnected(now, writer));
     }
 
     fn refuse(&self, trouble: Rejection) {

@@ -185,28 +185,23 @@ impl Target for SyncWriter {
     }
 
     fn omitted(&self, named: &Named) -> BTreeSet<Bytes> {
-        wanted_where(self, |key| !named.contains(key))
+        let mut found = BTreeSet::new();
+        self.retain(|key| {
+            if !named.contains(key) {
+                found.insert(Bytes::copy_from_slice(key));
+            }
+            true
+        });
+        found
     }
 
     fn wanted_of(&self, keys: &BTreeSet<Bytes>) -> BTreeSet<Bytes> {
-        wanted_where(self, |key| keys.contains(key))
+        keys.iter().filter(|key| self.wants(key)).cloned().collect()
     }
 
     fn synced(&self) {
         SyncWriter::synced(self);
     }
-}
-
-/// The wanted keys of a writer that `is_it` picks.
-fn wanted_where(writer: &SyncWriter, is_it: impl Fn(&[u8]) -> bool) -> BTreeSet<Bytes> {
-    let mut found = BTreeSet::new();
-    writer.retain(|key| {
-        if is_it(key) {
-            found.insert(Bytes::copy_from_slice(key));
-        }
-        true
-    });
-    found
 }
 
 /// RFC 3339 with seconds, as Cilium writes canaries. Nobody reads it.

@@ -125,7 +125,8 @@ pub struct ConfigStatus {
 pub struct ResourceStatus {
     /// `synced`, `stale` (was synced, may be old), `never-synced` or `not-offered`.
     pub state: String,
-    /// What it waits for: `connection`, `canary`, `list` or `write`; absent when synced.
+    /// What it waits for: `connection`, `cluster-config` (one that can be accepted), `canary`, `list`, `fewer-keys` or
+    /// `write`; absent when synced.
     pub waiting_for: Option<String>,
     /// Entries that the local store is to hold.
     pub entries: usize,
@@ -344,6 +345,7 @@ fn resource(record: &Record, kind: Resource, now: Instant) -> ResourceStatus {
         Phase::Following if progress.synced => ("synced", None),
         Phase::Following => ("never-synced", Some("write")),
         Phase::Unconnected => (not_current, Some("connection")),
+        Phase::Refused => (not_current, Some("cluster-config")),
         Phase::Canary => (not_current, Some("canary")),
         Phase::Listing => (not_current, Some("list")),
         Phase::Flooded => (not_current, Some("fewer-keys")),

@@ -71,7 +71,10 @@ enum Link {
         half: bool,
     },
     Watching,
-    Broken,
+    /// A list that broke off cannot go on where it was.
+    Broken {
+        resumable: bool,
+    },
     NotOffered,
 }
 
@@ -160,7 +163,7 @@ impl World {
     fn disconnect(&mut self) {
         if self.link != Link::Down {
             let at = self.at();
-            self.keeper.disconnected(at);
+            self.keeper.disconnected(at, &self.local);
         }
         (self.link, self.queue) = (Link::Down, VecDeque::new());
     }
@@ -220,7 +223,7 @@ impl World {
                 if offered {
                     self.lying = false;
                     self.store = self.truth;
-                    self.keeper.lost(at);
+                    self.keeper.unread(at, &self.local);
                     self.link = Link::Waiting;
                 } else {
                     self.lie();
@@ -255,11 +258,11 @@ impl World {
             Step::DeliverAll if self.link == Link::Watching && self.queue.len() > 1 => {
                 self.deliver(usize::MAX)
             }
-            Step::Break if self.link == Link::Watching => {
+            Step::Break if matches!(self.link, Link::Watching | Link::Listing { .. }) => {
                 self.take(vec![lost()]);
-                self.link = Link::Broken;
+                self.link = Link::Broken { resumable: self.link == Link::Watching };
             }
-            Step::Resume if self.link == Link::Broken => {
+            Step::Resume if self.link == (Link::Broken { resumable: true }) => {
                 let given_up = self.keeper.given_up().is_some();
                 self.take(vec![resumed()]);
                 self.link = Link::Watching;
@@ -268,7 +271,7 @@ impl World {
                     self.list_half();
                 }
             }
-            Step::Relist if self.link == Link::Broken => {
+            Step::Relist if matches!(self.link, Link::Broken { .. }) => {
                 self.begin_list(false);
                 self.list_half();
             }
@@ -345,7 +348,8 @@ impl World {
         }
         if good_gone > 0 && step != Step::Release {
             self.cost += good_gone;
-            let drained = rules.contains(&Reason::ContactLostDrained);
+            // Until a list is complete, one that breaks off takes along what it has brought back.
+            let drained = rules.contains(&Reason::ContactLostDrained) || self.keeper.given_up().is_some();
             let held_long_enough = self.lied.is_some_and(|(since, _)| since + HOLD <= self.now);
             let a_little =
                 self.lied.is_some_and(|(_, had)| !RULES.shrink.is_abrupt(had, had - self.cost.min(had)));

@@ -55,10 +55,10 @@ impl Sizes {
         self.now = size;
         let slot = window / SLOTS;
         match self.slots.back_mut() {
-            Some((begin, most)) if now < *begin + slot => *most = largest.max(*most),
+            Some((begin, most)) if now.saturating_duration_since(*begin) < slot => *most = largest.max(*most),
             Some(_) | None => self.slots.push_back((now, largest)),
         }
-        self.slots.retain(|(begin, _)| now < *begin + slot + window);
+        self.slots.retain(|(begin, _)| is_recent(*begin, now, window));
     }
 
     /// What it has is what it should have.
@@ -70,10 +70,14 @@ impl Sizes {
 
     /// The largest size that it had since `now - window`, give or take an eighth.
     pub(super) fn largest(&self, now: Instant, window: Duration) -> usize {
-        let slot = window / SLOTS;
-        let recent = self.slots.iter().filter(|(begin, _)| now < *begin + slot + window);
+        let recent = self.slots.iter().filter(|(begin, _)| is_recent(*begin, now, window));
         recent.map(|(_, most)| *most).max().unwrap_or_default().max(self.now)
     }
+}
+
+/// Whether a piece that began then reaches into the window that ends now.
+fn is_recent(begin: Instant, now: Instant, window: Duration) -> bool {
+    now.saturating_duration_since(begin) < window.saturating_add(window / SLOTS)
 }
 
 #[cfg(test)]

@@ -217,14 +217,14 @@ fn what_is_held_is_not_given_up_while_the_peer_is_out_of_contact() {
     let mut bench = Bench::new(9);
     bench.list(&FIVE);
     bench.list(&[]);
-    bench.keeper.disconnected(bench.now());
+    bench.keeper.disconnected(bench.now(), &bench.written);
     assert_eq!(bench.pass(1000), None);
     bench.list(&FIVE);
     assert_eq!((bench.written.names().len(), bench.held()), (5, 0));
-    bench.keeper.disconnected(bench.now());
+    bench.keeper.disconnected(bench.now(), &bench.written);
     bench.list(&[]);
     assert_eq!(bench.held(), 5, "another collapse has its own time");
-    bench.keeper.disconnected(bench.now());
+    bench.keeper.disconnected(bench.now(), &bench.written);
     bench.seconds += 400;
     bench.list(&[]);
     assert_eq!(bench.pass(0), Some((Reason::WithdrawalAbrupt, 5)), "said twice, and long enough ago");
@@ -268,7 +268,7 @@ fn what_was_left_without_a_canary_is_no_complete_set() {
     bench.keeper.adopt(vec![(Bytes::from("a"), Bytes::new())], false, bench.now(), &bench.written);
     assert!(!bench.written.synced.get());
     bench.patience.drain_after = Some(Duration::from_secs(1));
-    bench.keeper.disconnected(bench.now());
+    bench.keeper.disconnected(bench.now(), &bench.written);
     assert_eq!(bench.pass(100), None, "nothing was ever current");
 }
 
@@ -284,12 +284,12 @@ fn policies_end_the_last_state_and_contact_brings_it_back() {
     for (patience, reason) in cases {
         let mut bench = Bench::new(9);
         bench.patience = patience;
-        bench.keeper.disconnected(bench.now());
+        bench.keeper.disconnected(bench.now(), &bench.written);
         assert_eq!(bench.pass(1000), None, "{reason}: never before the first contact");
         bench.list(&FIVE);
-        bench.keeper.disconnected(bench.now());
+        bench.keeper.disconnected(bench.now(), &bench.written);
         assert_eq!(bench.pass(59), None);
-        bench.keeper.disconnected(bench.now());
+        bench.keeper.disconnected(bench.now(), &bench.written);
         assert_eq!(bench.pass(1), Some((reason, 5)), "attempts that fail do not wind the clock back");
         assert_eq!(bench.keeper.given_up().unwrap().reason, reason);
         assert_eq!(bench.pass(1000), None, "once");
@@ -298,8 +298,70 @@ fn policies_end_the_last_state_and_contact_brings_it_back() {
     }
     let mut kept = Bench::new(9);
     kept.list(&FIVE);
-    kept.keeper.disconnected(kept.now());
+    kept.keeper.disconnected(kept.now(), &kept.written);
     assert_eq!(kept.pass(1_000_000), None);
+}
+
+#[test]
+fn what_a_list_that_broke_off_has_named_does_not_outlive_the_policy() {
+    let drained = || {
+        let mut bench = Bench::new(9);
+        bench.patience.drain_after = Some(Duration::from_secs(60));
+        bench.list(&FIVE);
+        bench.keeper.disconnected(bench.now(), &bench.written);
+        assert_eq!(bench.pass(60), Some((Reason::ContactLostDrained, 5)));
+        bench.keeper.connect();
+        bench.take(vec![put("a", "1")]);
+        assert_eq!(bench.pass(0), None, "as the peer says");
+        bench
+    };
+    type Break = fn(&mut Bench);
+    let breaks: [(&str, Break); 4] = [
+        ("connection", |bench| bench.keeper.disconnected(bench.now(), &bench.written)),
+        ("reader", |bench| bench.keeper.unread(bench.now(), &bench.written)),
+        ("watch", |bench| drop(bench.take(vec![lost()]))),
+        ("watch, with the last of it", |bench| drop(bench.take(vec![put("b", "1"), lost()]))),
+    ];
+    for (what, breaks) in breaks {
+        let mut bench = drained();
+        breaks(&mut bench);
+        assert_eq!(bench.written.names(), [""; 0], "{what}");
+        assert!(bench.keeper.given_up().unwrap().keys > 5, "{what}");
+        bench.list(&FIVE);
+        assert_eq!((bench.written.names().len(), bench.keeper.given_up()), (5, None), "{what}");
+    }
+}
+
+/// Nothing was there to be given up when the time came, so it is due as soon as something is.
+#[test]
+fn whoever_keeps_the_time_hears_of_a_list_that_begins_and_breaks_off_out_of_contact() {
+    let mut bench = Bench::new(9);
+    bench.patience.drain_after = Some(Duration::from_secs(60));
+    bench.list(&[]);
+    bench.keeper.disconnected(bench.now(), &bench.written);
+    bench.seconds += 100;
+    bench.keeper.connect();
+    let mut outlines = vec![bench.keeper.outline()];
+    bench.take(vec![put("a", "1")]);
+    outlines.push(bench.keeper.outline());
+    bench.take(vec![lost()]);
+    outlines.push(bench.keeper.outline());
+    assert!(outlines[0] != outlines[1] && outlines[1] != outlines[2], "{outlines:?}");
+    assert_eq!(bench.pass(0), Some((Reason::ContactLostDrained, 1)));
+}
+
+#[test]
+fn times_beyond_the_clock_are_never() {
+    let mut bench = Bench::new(9);
+    let shrink = Shrink { hold: Duration::MAX, window: Duration::MAX, ..SHRINK };
+    bench.keeper = Keeper::new(Rules { max_value_bytes: 3, max_keys: 9, shrink });
+    bench.patience = Patience { drain_after: Some(Duration::MAX), revoke_after: Some(Duration::MAX) };
+    bench.list(&FIVE);
+    bench.list(&[]);
+    assert_eq!((bench.held(), bench.keeper.held_until()), (5, None));
+    bench.keeper.disconnected(bench.now(), &bench.written);
+    assert_eq!(bench.keeper.next_deadline(bench.patience, &bench.written), None);
+    assert_eq!(bench.pass(1_000_000), None);
 }
 
 #[test]
@@ -308,7 +370,7 @@ fn a_connection_that_finds_the_configuration_stops_the_cache_ttl_and_not_the_pol
     bench.patience =
         Patience { drain_after: Some(Duration::from_secs(90)), revoke_after: Some(Duration::from_secs(60)) };
     bench.list(&FIVE);
-    bench.keeper.disconnected(bench.now());
+    bench.keeper.disconnected(bench.now(), &bench.written);
     bench.pass(50);
     bench.keeper.found();
     assert_eq!(bench.pass(39), None);

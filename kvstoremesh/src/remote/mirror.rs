@@ -69,6 +69,7 @@ impl Remote {
         let has_canaries = canaries.is_some();
         if let Some(mut canaries) = canaries {
             self.wait(kind, Phase::Canary);
+            self.unread(kind);
             let name = kind.canary_name(form);
             while !canaries.borrow_and_update().contains_key(name.as_bytes()) {
                 changed(&mut canaries).await;
@@ -88,7 +89,7 @@ impl Remote {
                     );
                     self.refuse(Rejection::new(Reason::TooManyKeys, what));
                     self.wait(kind, Phase::Flooded);
-                    self.sinks.keep(kind, |keeper, _| keeper.lost(Instant::now()));
+                    self.unread(kind);
                     sleep(FLOOD_PAUSE).await;
                 }
             }
@@ -200,6 +201,11 @@ impl Remote {
         let what =
             format!("{key} is gone: the store was emptied, what is known stays until it is complete again");
         Err(Rejection::new(Reason::StoreReplaced, what))
+    }
+
+    /// What is known of the kind is not kept up to date from now on.
+    fn unread(&self, kind: Resource) {
+        self.sinks.keep(kind, |keeper, writer| keeper.unread(Instant::now(), writer));
     }
 
     fn wait(&self, kind: Resource, phase: Phase) {

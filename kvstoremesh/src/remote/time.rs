@@ -96,7 +96,7 @@ fn word(record: &Record, now: Instant) -> (MirrorWord, Option<Instant>) {
 pub(crate) const fn contact(phase: Phase) -> PeerContact {
     match phase {
         Phase::Following => PeerContact::Current,
-        Phase::Canary | Phase::Listing => PeerContact::NotListed,
+        Phase::Refused | Phase::Canary | Phase::Listing => PeerContact::NotListed,
         Phase::Unconnected | Phase::Flooded => PeerContact::Unreachable,
         Phase::NotOffered => PeerContact::NotExported,
     }

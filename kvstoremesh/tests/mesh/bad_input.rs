@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvstore::{Client, LeaseId, Store, Write};
-use kvstoremesh::{EtcdDial, Settings};
+use kvstoremesh::{EtcdDial, LostContact, ResourceStatus, Settings};
 
 use crate::bed::net::Net;
 use crate::bed::{Bed, config, endpoint, peer, peer_file, put, put_canaries, put_nodes};
@@ -129,10 +129,73 @@ async fn an_id_change_of_a_live_remote_starts_over_without_a_new_connection() {
     }
     assert_eq!(ids, [true, true]);
     assert_eq!(bed.net.dials(&endpoint("west")), 1);
-    // One that we refuse leaves what was there.
-    put(&remote, &[("cilium/cluster-config/west", &config(1))]).await;
-    bed.until_trouble("west", "cluster-id-is-local").await;
-    assert_eq!(bed.cache().await.len(), 2);
+    bed.stop().await;
+}
+
+/// What is refused is not followed either, so nothing may claim that it is up to date.
+#[tokio::test]
+async fn a_live_remote_that_is_refused_is_not_ready_and_loses_nothing() {
+    let bed = Bed::start(|_| {});
+    let [east, west] = [peer("east", 3).await, peer("west", 2).await];
+    for (name, remote) in [("east", &east), ("west", &west)] {
+        bed.connect(name, remote);
+        bed.until_ready(name).await;
+    }
+    let (before, revision) = (bed.local().await, bed.local.revision());
+    let bad = [
+        (config(1), "cluster-id-is-local"),
+        (config(3), "cluster-id-in-use"),
+        (config(0), "cluster-id-zero"),
+        ("{".to_owned(), "cluster-config-invalid"),
+    ];
+    for (value, reason) in &bad {
+        put(&west, &[("cilium/cluster-config/west", value)]).await;
+        bed.until_trouble("west", reason).await;
+        bed.until("it is not followed", async || {
+            let west = bed.remote("west").unwrap();
+            let waits = |kind: &ResourceStatus| {
+                kind.waiting_for.as_deref() == Some("cluster-config") && kind.contact == "not-listed"
+            };
+            west.connected && !west.ready && west.resources.values().all(waits)
+        })
+        .await;
+        let nodes = bed.remote("west").unwrap().resources.remove("nodes").unwrap();
+        assert_eq!((nodes.state.as_str(), nodes.entries), ("stale", 2), "{reason}");
+        assert!(nodes.stale_seconds.is_some(), "{reason}");
+        let cilium = bed.cilium_status();
+        let shown = cilium.as_array().unwrap().iter().find(|one| one["name"] == "west").unwrap();
+        assert!(shown["ready"].is_null() && shown["synced"]["nodes"].is_null(), "{reason}: {shown:#}");
+        assert_eq!((bed.local().await, bed.local.revision()), (before.clone(), revision), "{reason}");
+    }
+    // What came meanwhile is taken with the rest.
+    put(&west, &[("cilium/cluster-config/west", &config(2))]).await;
+    bed.until_ready("west").await;
+    assert_eq!(bed.remote("west").unwrap().trouble.map(|trouble| trouble.reason), None);
+    assert_eq!((bed.local().await, bed.local.revision()), (before, revision), "not one write");
+    assert_eq!((bed.remote("east").unwrap().ready, bed.net.dials(&endpoint("west"))), (true, 1));
+
+    // The id that it wants becomes free.
+    put(&west, &[("cilium/cluster-config/west", &config(3))]).await;
+    bed.until_trouble("west", "cluster-id-in-use").await;
+    bed.remove_file("east");
+    bed.until_ready("west").await;
+    assert_eq!(bed.remote("west").unwrap().config.unwrap().cluster_id, 3);
+    bed.stop().await;
+}
+
+/// As for one that cannot be reached.
+#[tokio::test]
+async fn a_policy_for_lost_contact_holds_for_a_live_remote_that_is_refused() {
+    let drain = LostContact::DrainAfter(Duration::from_millis(200));
+    let bed = Bed::start(|settings| settings.lost_contact = drain);
+    let west = peer("west", 2).await;
+    bed.connect("west", &west);
+    bed.until_ready("west").await;
+    put(&west, &[("cilium/cluster-config/west", &config(1))]).await;
+    bed.until("drained", async || bed.cache().await.is_empty()).await;
+    put(&west, &[("cilium/cluster-config/west", &config(2))]).await;
+    bed.until_ready("west").await;
+    bed.until("back", async || bed.cache().await.len() == 2).await;
     bed.stop().await;
 }
 
