@@ -4,7 +4,7 @@ use std::{pin::pin, time::Duration};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use super::chain::Chain;
@@ -26,18 +26,27 @@ pub struct Lock<'a> {
     prefix: Bytes,
     ttl: Duration,
     lease: Option<LeaseId>,
+    /// When the store was asked for the lease, or to keep it, and did: it lasts for `ttl` from then on at least.
+    kept: Instant,
 }
 
-/// Somebody else holds the lock that we held.
+/// Why a lock is not held any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the lock was lost to someone else")]
-pub struct LockLost;
+#[non_exhaustive]
+pub enum LockLost {
+    /// Somebody else holds it.
+    #[error("the lock was lost to someone else")]
+    Taken,
+    /// The store did not answer for so long that somebody else may hold it soon.
+    #[error("the store did not keep the lock for {0:?}, so that someone else may soon have it")]
+    Unheard(Duration),
+}
 
 impl<'a> Lock<'a> {
     /// A candidate that has not asked yet. `prefix` ends with a slash; `ttl` is how long the key of one that vanished
     /// stays.
     pub fn new(client: &'a dyn Client, prefix: impl Into<Bytes>, ttl: Duration) -> Self {
-        Self { client, prefix: prefix.into(), ttl, lease: None }
+        Self { client, prefix: prefix.into(), ttl, lease: None, kept: Instant::now() }
     }
 
     /// Waits until it holds the lock. `waits` is called whenever it turns out that somebody else does.
@@ -59,19 +68,27 @@ impl<'a> Lock<'a> {
         }
     }
 
-    /// Keeps the lock until it is lost. A store that does not answer takes nothing away; one that has forgotten us is asked
-    /// again, and only if somebody else was faster the lock is lost.
+    /// Keeps the lock until it is lost. A store that has forgotten us is asked again, and only if somebody else was faster
+    /// the lock is lost. One that does not answer takes it away after two thirds of the time for which it keeps the key, so
+    /// that a third is left to stop what may only be done with the lock before somebody else can have it.
     pub async fn hold(&mut self) -> LockLost {
         let mut wait = self.beat();
         loop {
             tokio::time::sleep(wait).await;
-            match self.still_holds().await {
-                Ok(true) => wait = self.beat(),
-                Ok(false) => return LockLost,
-                Err(error) => {
+            let patience = self.ttl - self.beat();
+            let until = self.kept + patience;
+            match timeout_at(until, self.still_holds()).await {
+                Ok(Ok(true)) => wait = self.beat(),
+                Ok(Ok(false)) => return LockLost::Taken,
+                Ok(Err(error)) => {
                     debug!(error = %Chain(&error), "the store does not answer who holds the lock");
-                    wait = RETRY.min(self.beat());
+                    let left = (self.kept + patience).saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return LockLost::Unheard(self.kept.elapsed());
+                    }
+                    wait = RETRY.min(left);
                 }
+                Err(_elapsed) => return LockLost::Unheard(self.kept.elapsed()),
             }
         }
     }
@@ -105,16 +122,22 @@ impl<'a> Lock<'a> {
         {
             return Ok(lease);
         }
+        let asked = Instant::now();
         let lease = self.client.grant(self.ttl).await?;
+        self.kept = asked;
         self.client.write(vec![Write::Put { key: self.key(lease), value: Bytes::new(), lease }]).await?;
         self.lease = Some(lease);
         Ok(lease)
     }
 
     /// Keeps the lease; `false` if the store knows it no more.
-    async fn renew(&self, lease: LeaseId) -> Result<bool, Error> {
+    async fn renew(&mut self, lease: LeaseId) -> Result<bool, Error> {
+        let asked = Instant::now();
         match self.client.keep_alive(lease).await {
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                self.kept = asked;
+                Ok(true)
+            }
             Err(Error::LeaseNotFound(_)) => Ok(false),
             Err(error) => Err(error),
         }
@@ -133,7 +156,7 @@ impl<'a> Lock<'a> {
     }
 
     /// Waits until any candidate leaves, or the watch does; keeps its own place meanwhile.
-    async fn until_one_leaves(&self, lease: LeaseId, at: Revision) -> Result<(), Error> {
+    async fn until_one_leaves(&mut self, lease: LeaseId, at: Revision) -> Result<(), Error> {
         let range = KeyRange::prefix(self.prefix.clone());
         let watch = match self.client.watch(range, at.next()).await {
             Ok(watch) => watch,
@@ -164,10 +187,16 @@ impl<'a> Lock<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use async_trait::async_trait;
 
     use super::*;
     use crate::{
+        client::{Guard, Guarded, KeyValue, Limits, Page, StoreStatus, WatchStream},
         embedded::EmbeddedClient,
         store::{Store, StoreConfig},
     };
@@ -211,6 +240,97 @@ mod tests {
         assert!(keys(&client).await.is_empty());
     }
 
+    /// How a store that can be broken answers.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Mood {
+        Answers,
+        Refuses,
+        IsSilent,
+        /// It keeps leases and tells nothing.
+        KeepsOnly,
+    }
+
+    #[derive(Debug)]
+    struct Moody {
+        store: EmbeddedClient,
+        mood: Mutex<Mood>,
+    }
+
+    impl Moody {
+        async fn ask(&self, is_keeping: bool) -> Result<&EmbeddedClient, Error> {
+            let mood = *self.mood.lock().unwrap();
+            match mood {
+                Mood::Answers => Ok(&self.store),
+                Mood::KeepsOnly if is_keeping => Ok(&self.store),
+                Mood::Refuses | Mood::KeepsOnly => {
+                    Err(Error::Unavailable(tonic::Status::unavailable("as the test wants")))
+                }
+                Mood::IsSilent => std::future::pending().await,
+            }
+        }
+    }
+
+    #[async_trait]
+    impl Client for Moody {
+        async fn get(&self, key: &[u8]) -> Result<Option<KeyValue>, Error> {
+            self.ask(false).await?.get(key).await
+        }
+        async fn list(&self, range: &KeyRange, limit: usize, at: Option<Revision>) -> Result<Page, Error> {
+            self.ask(false).await?.list(range, limit, at).await
+        }
+        async fn watch(&self, range: KeyRange, from: Revision) -> Result<WatchStream, WatchError> {
+            self.ask(false).await.map_err(WatchError::Store)?.watch(range, from).await
+        }
+        async fn write(&self, batch: Vec<Write>) -> Result<Revision, Error> {
+            self.ask(false).await?.write(batch).await
+        }
+        async fn write_if(&self, guards: Vec<Guard>, batch: Vec<Write>) -> Result<Guarded, Error> {
+            self.ask(false).await?.write_if(guards, batch).await
+        }
+        async fn grant(&self, ttl: Duration) -> Result<LeaseId, Error> {
+            self.ask(true).await?.grant(ttl).await
+        }
+        async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, Error> {
+            self.ask(true).await?.keep_alive(lease).await
+        }
+        async fn revoke(&self, lease: LeaseId) -> Result<(), Error> {
+            self.ask(false).await?.revoke(lease).await
+        }
+        async fn status(&self) -> Result<StoreStatus, Error> {
+            self.ask(false).await?.status().await
+        }
+        fn limits(&self) -> Limits {
+            self.store.limits()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lock_that_the_store_does_not_keep_is_given_up_before_someone_else_can_have_it() {
+        for mood in [Mood::Refuses, Mood::IsSilent] {
+            let client = Moody { store: client(), mood: Mutex::new(Mood::Answers) };
+            let mut lock = Lock::new(&client, "lock/", TTL);
+            lock.acquire(|| panic!("nobody is there")).await.unwrap();
+            let lease = lock.lease;
+            for good in [Mood::Answers, Mood::KeepsOnly] {
+                *client.mood.lock().unwrap() = good;
+                let held = tokio::time::timeout(TTL * 4, lock.hold()).await;
+                assert!(held.is_err(), "{good:?}: {held:?}");
+            }
+            // A short silence costs nothing.
+            *client.mood.lock().unwrap() = mood;
+            let held = tokio::time::timeout(TTL / 3, lock.hold()).await;
+            assert!(held.is_err(), "{mood:?}: {held:?}");
+            *client.mood.lock().unwrap() = Mood::Answers;
+            assert!(lock.still_holds().await.unwrap() && lock.lease == lease);
+
+            let kept = lock.kept;
+            *client.mood.lock().unwrap() = mood;
+            let LockLost::Unheard(silence) = lock.hold().await else { panic!("nobody else is there") };
+            assert_eq!(silence, kept.elapsed(), "{mood:?}");
+            assert!(silence <= TTL * 2 / 3 + Duration::from_millis(2), "{mood:?}: {silence:?}");
+        }
+    }
+
     #[tokio::test]
     async fn a_holder_that_the_store_forgot_takes_the_lock_again_if_nobody_was_faster() {
         let client = client();
@@ -223,6 +343,6 @@ mod tests {
         client.revoke(one.lease.unwrap()).await.unwrap();
         let mut two = Lock::new(&client, "lock/", ttl);
         two.acquire(|| panic!("the other's key is gone")).await.unwrap();
-        assert_eq!(one.hold().await, LockLost);
+        assert_eq!(one.hold().await, LockLost::Taken);
     }
 }
