@@ -127,6 +127,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), kube_watch::ConsumerGone> {
     let Some(version) = stop.run_until_cancelled(served_version(&client)).await else { return Ok(()) };
+    let Some(offered) = stop.run_until_cancelled(offered_families(&client)).await else { return Ok(()) };
     let api_version = format!("{GROUP}/{version}");
     info!(api_version, "multi-cluster services API found");
     let mcs = |kind: &str, plural: &str| Resource::new(GROUP, version, kind, plural);
@@ -149,7 +150,7 @@ pub async fn run(
     let inputs =
         stream::select_all([in_namespaces, in_exports, in_imports, in_services, in_slices, in_remote]);
     let controller = Controller {
-        world: World::new(config.cluster, config.namespaces_global_by_default),
+        world: World::new(config.cluster, config.namespaces_global_by_default, offered),
         client,
         resources,
         retries: BTreeMap::new(),
@@ -204,6 +205,42 @@ async fn served_version(client: &Client) -> &'static str {
             }
         }
         info!(reason = %Reason::CrdAbsent, "the CRDs of {GROUP} are not installed; waiting for them");
+        tokio::time::sleep(retry.next_delay(jitter())).await;
+    }
+}
+
+/// The address families that Services can have here, the default first: those that a Service would get that takes all
+/// there are, which is asked for without being made. None if that is refused; then the derived Services tell.
+async fn offered_families(client: &Client) -> Vec<String> {
+    let mut retry = REQUEST_RETRY.retry();
+    let service = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"namespace": "default", "name": "isthmus-families"},
+        "spec": {"ipFamilyPolicy": "PreferDualStack", "ports": [{"port": 80}]},
+    });
+    let services = Resource::new("", "v1", "Service", "services");
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), "default", services.api());
+    let post = PostParams { dry_run: true, ..PostParams::default() };
+    loop {
+        let asked = async {
+            let service = serde_json::from_value(service.clone()).map_err(kube::Error::SerdeError)?;
+            api.create(&post, &service).await
+        };
+        match asked.await {
+            Ok(service) => {
+                let families = service.data.pointer("/spec/ipFamilies").and_then(Value::as_array);
+                let families = families.into_iter().flatten().filter_map(Value::as_str);
+                let families: Vec<_> = families.map(str::to_owned).collect();
+                info!(?families, "address families of Services");
+                return families;
+            }
+            Err(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 429 => {
+                warn!(%status, "the address families of Services are not known");
+                return Vec::new();
+            }
+            Err(error) => debug!(%error, "ask for the address families of Services"),
+        }
         tokio::time::sleep(retry.next_delay(jitter())).await;
     }
 }

@@ -11,6 +11,8 @@ pub(super) struct Merged {
     pub(super) ports: Vec<ExportPort>,
     /// Families that reach every cluster's backends, in the oldest export's order; empty when nobody names any.
     pub(super) families: Vec<String>,
+    /// This cluster has none of them.
+    pub(super) unsupported: bool,
     pub(super) session_affinity: String,
     pub(super) affinity_timeout_seconds: Option<i32>,
     pub(super) internal_traffic_policy: String,
@@ -100,6 +102,7 @@ pub(super) fn merge(exports: &BTreeMap<ClusterName, ServiceExport>) -> Option<Me
         headless: oldest.service_type == "Headless",
         ports,
         families,
+        unsupported: false,
         session_affinity: affinity(oldest).to_owned(),
         affinity_timeout_seconds: timeout(oldest),
         internal_traffic_policy: traffic_policy(oldest).to_owned(),
@@ -109,6 +112,23 @@ pub(super) fn merge(exports: &BTreeMap<ClusterName, ServiceExport>) -> Option<Me
         clusters: by_age.iter().map(|(cluster, _)| (*cluster).clone()).collect(),
         conflicts: checks.into_iter().filter(|(_, agree)| !agree).map(|(conflict, _)| conflict).collect(),
     })
+}
+
+impl Merged {
+    /// Leaves the families that this cluster offers too (none: not known). Where nobody names families, those are all.
+    pub(super) fn within(mut self, offered: &[String]) -> Self {
+        if self.families.is_empty() {
+            offered.clone_into(&mut self.families);
+        } else if !offered.is_empty() {
+            let common: Vec<_> =
+                self.families.iter().filter(|family| offered.contains(family)).cloned().collect();
+            self.unsupported = common.is_empty();
+            if !self.unsupported {
+                self.families = common;
+            }
+        }
+        self
+    }
 }
 
 /// The union of ports: no name and no (protocol, number) twice, the older one wins. Says also whether all agree.
@@ -239,6 +259,29 @@ mod tests {
             let outcome = merged(&[("a", of(1, older)), ("b", of(2, newer))]);
             assert_eq!(outcome.families, expected, "{older:?} {newer:?}");
             assert_eq!(outcome.conflicts.contains(&Conflict::IpFamily), conflict, "{older:?} {newer:?}");
+        }
+    }
+
+    #[test]
+    fn families_are_narrowed_to_those_of_this_cluster_in_the_order_of_the_export() {
+        let cases: [(&[&str], &[&str], &[&str], bool); 6] = [
+            (&["IPv6", "IPv4"], &["IPv4", "IPv6"], &["IPv6", "IPv4"], false),
+            (&["IPv6", "IPv4"], &["IPv4"], &["IPv4"], false),
+            (&["IPv6"], &["IPv4"], &["IPv6"], true),
+            (&["IPv6"], &[], &["IPv6"], false),
+            (&[], &["IPv4"], &["IPv4"], false),
+            (&[], &[], &[], false),
+        ];
+        let texts =
+            |families: &[&str]| families.iter().map(|family| (*family).to_owned()).collect::<Vec<_>>();
+        for (exported, offered, expected, unsupported) in cases {
+            let export = ServiceExport { ip_families: texts(exported), ..export(1, &[]) };
+            let outcome = merged(&[("a", export)]).within(&texts(offered));
+            assert_eq!(
+                (outcome.families, outcome.unsupported),
+                (texts(expected), unsupported),
+                "{exported:?} {offered:?}"
+            );
         }
     }
 

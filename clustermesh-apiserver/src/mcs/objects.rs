@@ -97,8 +97,27 @@ fn affinity_config(merged: &Merged) -> Value {
     }
 }
 
-/// The ServiceImport; `addresses` are the derived Service's.
+/// The family of an address, as Kubernetes calls it.
+pub(super) fn family(address: &str) -> &'static str {
+    if address.contains(':') { "IPv6" } else { "IPv4" }
+}
+
+/// The addresses of an import among those that its derived Service has: one of each family, in the import's order.
+pub(super) fn import_addresses(merged: &Merged, cluster_ips: &[String]) -> Vec<String> {
+    if merged.families.is_empty() {
+        return cluster_ips.iter().take(2).cloned().collect();
+    }
+    let of_family = |wanted: &String| cluster_ips.iter().find(|ip| family(ip) == wanted).cloned();
+    merged.families.iter().filter_map(of_family).collect()
+}
+
+/// The ServiceImport; `addresses` are its own. Families correspond to them, as long as there are any.
 pub(super) fn import(api_version: &str, key: &ObjectKey, merged: &Merged, addresses: &[String]) -> Value {
+    let families = match addresses {
+        [] if merged.families.is_empty() => Value::Null,
+        [] => json!(merged.families),
+        addresses => addresses.iter().map(|address| family(address)).collect(),
+    };
     let mut annotations = merged.annotations.clone();
     annotations.insert(DERIVED_SERVICE_ANNOTATION.to_owned(), derived_name(&key.namespace, &key.name));
     let ports: Vec<_> = merged.ports.iter().map(|merged| port(merged, &merged.name)).collect();
@@ -111,8 +130,8 @@ pub(super) fn import(api_version: &str, key: &ObjectKey, merged: &Merged, addres
         "spec": {
             "type": if merged.headless { "Headless" } else { "ClusterSetIP" },
             "ports": ports,
-            "ips": addresses.iter().take(2).collect::<Vec<_>>(),
-            "ipFamilies": if merged.families.is_empty() { Value::Null } else { json!(merged.families) },
+            "ips": addresses,
+            "ipFamilies": families,
             "sessionAffinity": merged.session_affinity,
             "sessionAffinityConfig": affinity_config(merged),
             "internalTrafficPolicy": or_null(&merged.internal_traffic_policy),
@@ -122,6 +141,9 @@ pub(super) fn import(api_version: &str, key: &ObjectKey, merged: &Merged, addres
 }
 
 /// The derived Service: its address is the import's, and its annotation makes it a global service.
+///
+/// It names no families but takes what the cluster has: those never change under it, whatever the exports do, and the API
+/// server has nothing to add or to refuse.
 pub(super) fn derived_service(
     api_version: &str,
     key: &ObjectKey,
@@ -136,6 +158,7 @@ pub(super) fn derived_service(
         merged.ports.iter().map(|merged_port| port(merged_port, &port_name(merged, merged_port))).collect();
     let mut spec = json!({
         "type": "ClusterIP",
+        "ipFamilyPolicy": "PreferDualStack",
         "ports": ports,
         "sessionAffinity": merged.session_affinity,
         "sessionAffinityConfig": affinity_config(merged),
@@ -253,7 +276,7 @@ pub(super) fn imported_slices(
         merged.ports.iter().any(|port| port_name(merged, port) == name && protocol(port) == sort)
     };
     for (address, ports) in &service.backends {
-        let family = if address.contains(':') { "IPv6" } else { "IPv4" };
+        let family = family(address);
         let ports: Ports<'_> = ports
             .iter()
             .filter(|(name, port)| offered(name, &port.protocol))

@@ -53,7 +53,7 @@ pub(super) fn plan(world: &World, key: &ServiceKey, api_version: &str, now: &str
     // The local cluster's own export counts as it stands here, not as a peer may echo it.
     exports.remove(&world.cluster);
     exports.extend(world.local_constituent(key).map(|local| (world.cluster.clone(), local)));
-    let merged = merge(&exports);
+    let merged = merge(&exports).map(|merged| merged.within(&world.offered));
     match &merged {
         Some(merged) => plan.import(world, key, api_version, now, merged),
         None => plan.remove(world, key),
@@ -85,13 +85,7 @@ impl Plan {
 
     /// Nobody exports the service: everything that was made for it goes.
     fn remove(&mut self, world: &World, key: &ServiceKey) {
-        let derived = derived_key(key);
-        self.slices(world, &derived, BTreeMap::new());
-        if let Some(whole) = world.services.get(&derived).and_then(|service| service.whole.as_ref())
-            && is_ours(whole, key)
-        {
-            self.actions.push(Action::Delete(Kind::Service, derived, uid(whole).to_owned()));
-        }
+        self.remove_derived(world, key);
         if let Some(import) = world.imports.get(key) {
             self.actions.push(Action::Delete(Kind::Import, key.clone(), uid(import).to_owned()));
         }
@@ -100,40 +94,72 @@ impl Plan {
         }
     }
 
+    /// The derived Service goes with its slices.
+    fn remove_derived(&mut self, world: &World, key: &ServiceKey) {
+        let derived = derived_key(key);
+        self.slices(world, &derived, BTreeMap::new());
+        if let Some(whole) = world.services.get(&derived).and_then(|service| service.whole.as_ref())
+            && is_ours(whole, key)
+        {
+            self.actions.push(Action::Delete(Kind::Service, derived, uid(whole).to_owned()));
+        }
+    }
+
     fn import(&mut self, world: &World, key: &ServiceKey, api_version: &str, now: &str, merged: &Merged) {
         let derived = derived_key(key);
         let service = world.services.get(&derived);
         let foreign =
             service.and_then(|service| service.whole.as_ref()).is_some_and(|whole| !is_ours(whole, key));
-        let addresses = match service {
-            Some(service) if !foreign && !service.headless && !merged.headless => service.cluster_ips.clone(),
-            Some(_) | None => Vec::new(),
+        let import = world.imports.get(key);
+        let cluster_ips = match service {
+            Some(service) if !foreign && !service.headless => service.cluster_ips.clone(),
+            // Between the import and its derived Service, an address that was given out stays.
+            None => import.map(given_out).unwrap_or_default(),
+            Some(_) => Vec::new(),
         };
-        let mut wanted = objects::import(api_version, key, merged, &addresses);
-        let Some(import) = world.imports.get(key) else {
+        let addresses = if merged.headless || merged.unsupported {
+            Vec::new()
+        } else {
+            objects::import_addresses(merged, &cluster_ips)
+        };
+        let wanted = objects::import(api_version, key, merged, &addresses);
+        let Some(import) = import else {
             self.actions.push(Action::Create(Kind::Import, wanted));
             return;
         };
-        if service.is_none() && !merged.headless {
-            // Between the import and its derived Service, an address that was given out stays.
-            wanted["spec"]["ips"] = import["spec"]["ips"].clone();
-        }
         self.replace(Kind::Import, import, &wanted);
+        // Where the families of the cluster are not known, those of the derived Service tell.
+        let unsupported = merged.unsupported
+            || !merged.headless && service.is_some() && addresses.is_empty() && !cluster_ips.is_empty();
+        if unsupported {
+            self.withhold(
+                Reason::FamilyUnsupported,
+                format!(
+                    "{key} is exported with {}, which this cluster does not offer",
+                    merged.families.join(", ")
+                ),
+            );
+        }
         if foreign {
             self.withhold(
                 Reason::ForeignObject,
                 format!("Service {derived} exists and does not belong to an import"),
             );
+        } else if merged.unsupported {
+            self.remove_derived(world, key);
         } else {
             self.derived(world, key, api_version, merged, uid(import));
         }
         let ready = !foreign && service.is_some() && (merged.headless || !addresses.is_empty());
-        let condition = Condition {
-            kind: "Ready",
-            status: if ready { "True" } else { "False" },
-            reason: if ready { "Ready" } else { "Pending" }.to_owned(),
-            message: if ready { "" } else { "the derived Service has no address yet" }.to_owned(),
+        let (status, reason, message) = if unsupported {
+            ("False", "IPFamilyNotSupported", "this cluster offers none of the families of the exports")
+        } else if ready {
+            ("True", "Ready", "")
+        } else {
+            ("False", "Pending", "the derived Service has no address yet")
         };
+        let condition =
+            Condition { kind: "Ready", status, reason: reason.to_owned(), message: message.to_owned() };
         let status = json!({
             "clusters": objects::clusters(&merged.clusters),
             "conditions": conditions(&[condition], observed_conditions(import), now),
@@ -333,6 +359,12 @@ fn merged_conditions(export: &LocalExport, wanted: &[Condition], now: &str) -> V
         .iter()
         .filter(|other| !other["type"].as_str().is_some_and(|kind| OURS.contains(&kind)));
     ours.into_iter().chain(others.cloned()).collect()
+}
+
+/// The addresses of an import as it stands.
+fn given_out(import: &Value) -> Vec<String> {
+    let ips = import.pointer("/spec/ips").and_then(Value::as_array).into_iter().flatten();
+    ips.filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 fn observed_conditions(import: &Value) -> &[Value] {

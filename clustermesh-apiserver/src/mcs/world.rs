@@ -40,6 +40,8 @@ pub(super) struct World {
     waited_enough: bool,
     /// Derived name to the service it stands for.
     derived: BTreeMap<ObjectKey, ServiceKey>,
+    /// Address families that Services of this cluster can have, the default first; none: not known.
+    pub(super) offered: Vec<String>,
 }
 
 /// A namespace of this cluster.
@@ -240,8 +242,13 @@ pub(super) fn whole(raw: &RawObject<'_>) -> Result<Value, DecodeError> {
 }
 
 impl World {
-    pub(super) fn new(cluster: ClusterName, namespaces_global_by_default: bool) -> Self {
+    pub(super) fn new(
+        cluster: ClusterName,
+        namespaces_global_by_default: bool,
+        offered: Vec<String>,
+    ) -> Self {
         World {
+            offered,
             cluster,
             namespaces_global_by_default,
             namespaces: BTreeMap::new(),
@@ -295,11 +302,27 @@ impl World {
 
     pub(super) fn set_service(&mut self, key: ServiceKey, service: Option<LocalService>) -> Vec<ServiceKey> {
         let owner = self.derived.get(&key).cloned();
+        let learned = service.as_ref().is_some_and(|service| self.learn_families(service));
         match service {
             Some(service) => drop(self.services.insert(key.clone(), service)),
             None => drop(self.services.remove(&key)),
         }
-        owner.into_iter().chain([key]).collect()
+        let all = if learned { self.all() } else { BTreeSet::new() };
+        owner.into_iter().chain([key]).chain(all).collect()
+    }
+
+    /// A cluster that was asked for its families once may get another; Services that have it show that.
+    fn learn_families(&mut self, service: &LocalService) -> bool {
+        if self.offered.is_empty() || service.cluster_ips.is_empty() {
+            return false;
+        }
+        let known = self.offered.len();
+        for family in &service.families {
+            if !self.offered.contains(family) {
+                self.offered.push(family.clone());
+            }
+        }
+        self.offered.len() > known
     }
 
     pub(super) fn set_slice(

@@ -63,6 +63,10 @@ fn east() -> mesh_types::ClusterName {
 
 /// That `east` exports `cart`, since before anybody here did.
 fn exported(port: i32) -> RemoteEvent {
+    exported_with(port, &["IPv4"])
+}
+
+fn exported_with(port: i32, families: &[&str]) -> RemoteEvent {
     let http = ExportPort { name: "http".into(), protocol: "TCP".into(), port, ..Default::default() };
     let export = ServiceExport {
         cluster: "east".into(),
@@ -71,7 +75,7 @@ fn exported(port: i32) -> RemoteEvent {
         export_creation_timestamp: "2021-01-05T08:30:00Z".into(),
         service_type: "ClusterSetIP".into(),
         session_affinity: "None".into(),
-        ip_families: vec!["IPv4".into()],
+        ip_families: families.iter().map(|family| (*family).to_owned()).collect(),
         ports: vec![http],
         ..Default::default()
     };
@@ -225,6 +229,44 @@ pub(crate) async fn disagreements_show_on_the_export_and_go_with_their_cause(ben
     bench.until_object("ServiceImport", "shop", "cart", |import| clusters(import) == ["east"]).await?;
     bench.apply(service(true)).await?;
     bench.until_object("ServiceImport", "shop", "cart", |import| clusters(import).len() == 2).await?;
+    controllers.stop().await
+}
+
+/// The API servers of these tests have IPv4 alone.
+pub(crate) async fn an_import_has_the_families_that_the_exports_and_this_cluster_have(
+    bench: Bench,
+) -> Result<()> {
+    definitions(&bench).await?;
+    bench.apply(namespace("shop", true)).await?;
+    let mut controllers = Controllers::start(&bench);
+    let backends = ["10.2.0.1", "fd00:2::1"];
+    controllers.tell([exported_with(80, &["IPv6"]), offered(&backends), RemoteEvent::Read(east())]).await?;
+    let unsupported =
+        |import: &Value| condition(import, "Ready") == ("False".into(), "IPFamilyNotSupported".into());
+    bench.until_object("ServiceImport", "shop", "cart", unsupported).await?;
+    let derived = derived_name("shop", "cart");
+    assert_eq!(bench.object("Service", "shop", &derived).await?, None);
+
+    controllers.tell([exported_with(80, &["IPv6", "IPv4"])]).await?;
+    let ready = |import: &Value| condition(import, "Ready").0 == "True";
+    let import = bench.until_object("ServiceImport", "shop", "cart", ready).await?;
+    let service = bench.object("Service", "shop", &derived).await?.context("derived")?;
+    assert_eq!(service["spec"]["ipFamilyPolicy"], "PreferDualStack");
+    assert_eq!(import["spec"]["ips"], json!([service["spec"]["clusterIP"]]));
+    assert_eq!(import["spec"]["ipFamilies"], json!(["IPv4"]));
+    until_backends(&bench, &[("east", "10.2.0.1")]).await?;
+
+    // Whatever the API server made of the Service, nobody writes it again and again.
+    let before = bench.object("Service", "shop", &derived).await?;
+    controllers.tell([offered(&["10.2.0.2"])]).await?;
+    until_backends(&bench, &[("east", "10.2.0.2")]).await?;
+    assert_eq!(bench.object("Service", "shop", &derived).await?, before);
+
+    controllers.tell([exported_with(80, &["IPv6"])]).await?;
+    bench.until_gone("Service", "shop", &derived).await?;
+    bench.until_object("ServiceImport", "shop", "cart", unsupported).await?;
+    until_backends(&bench, &[]).await?;
+    controllers.until("no failure", |status| status.failing.is_empty()).await?;
     controllers.stop().await
 }
 

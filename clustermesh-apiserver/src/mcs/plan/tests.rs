@@ -16,7 +16,7 @@ fn http() -> ExportPort {
 }
 
 fn world() -> World {
-    let mut world = World::new("west".parse().unwrap(), true);
+    let mut world = World::new("west".parse().unwrap(), true, vec!["IPv4".to_owned(), "IPv6".to_owned()]);
     world.set_namespace("shop", Some(Namespace { annotations: BTreeMap::new(), terminating: false }));
     for cluster in ["east", "north"] {
         world.set_read(&cluster.parse().unwrap());
@@ -72,6 +72,11 @@ fn local_slice() -> LocalSlice {
     LocalSlice { mirrored: false, source_cluster: None, excluded: false, whole }
 }
 
+/// What the API server was set up with, where the controller could not ask: the default.
+fn cluster_families(world: &World) -> Vec<String> {
+    if world.offered.is_empty() { vec!["IPv4".to_owned()] } else { world.offered.clone() }
+}
+
 /// Carries out a plan as an API server would, as far as plans can tell.
 fn carry_out(world: &mut World, action: Action) {
     let key_of = |object: &Value| {
@@ -88,9 +93,16 @@ fn carry_out(world: &mut World, action: Action) {
                 Kind::Import => drop(world.set_import(key, Some(object))),
                 Kind::Service => {
                     let headless = object["spec"]["clusterIP"] == "None";
+                    assert_eq!(object["spec"]["ipFamilyPolicy"], "PreferDualStack");
+                    // As the API server does: all families of the cluster, in its order, beside what was asked for.
+                    let families = cluster_families(world);
+                    object["spec"]["ipFamilies"] = json!(families);
+                    let address = |family: &String| if family == "IPv6" { "fd00:96::7" } else { "10.96.7.7" };
+                    let cluster_ips = families.iter().map(|family| address(family).to_owned());
                     let service = LocalService {
                         headless,
-                        cluster_ips: if headless { Vec::new() } else { vec!["10.96.7.7".to_owned()] },
+                        cluster_ips: if headless { Vec::new() } else { cluster_ips.collect() },
+                        families,
                         whole: Some(object),
                         ..local_service()
                     };
@@ -165,7 +177,7 @@ fn a_remote_export_becomes_an_import_with_the_address_of_its_derived_service() {
     world.set_remote(&"east".parse().unwrap(), key(), Some(remote_export("east", 1)));
     assert_eq!(settle(&mut world), []);
     let import = &world.imports[&key()];
-    assert_eq!(import["spec"]["ips"], json!(["10.96.7.7"]));
+    assert_eq!(import["spec"]["ips"], json!(["10.96.7.7", "fd00:96::7"]));
     assert_eq!(import["spec"]["type"], "ClusterSetIP");
     assert_eq!(import["status"]["clusters"], json!([{"cluster": "east"}]));
     assert_eq!(condition(observed_conditions(import), "Ready"), ("True", "Ready"));
@@ -398,6 +410,96 @@ fn a_service_that_turns_headless_gets_a_new_derived_service() {
     assert!(world.services[&derived()].headless);
     assert_eq!(world.imports[&key()]["spec"]["ips"], json!([]));
     assert_eq!(world.imports[&key()]["spec"]["type"], "Headless");
+}
+
+/// A world whose cluster offers these families, in which `east` exports with those.
+fn world_of_families(offered: &[&str], exported: &[&str]) -> World {
+    let texts = |families: &[&str]| families.iter().map(|family| (*family).to_owned()).collect();
+    let mut world = world();
+    world.offered = texts(offered);
+    let east = "east".parse().unwrap();
+    let export = ServiceExport { ip_families: texts(exported), ..remote_export("east", 1) };
+    world.set_remote(&east, key(), Some(export));
+    world.set_remote_service(&east, &derived(), Some(offer("east", 1)));
+    world
+}
+
+#[test]
+fn kep1645_addresses_and_families_of_an_import_correspond() {
+    let (v4, v6) = ("10.96.7.7", "fd00:96::7");
+    let cases: [(&[&str], &[&str], Value, Value, &[&str]); 6] = [
+        (&["IPv4"], &["IPv4"], json!(["IPv4"]), json!([v4]), &["IPv4"]),
+        (&["IPv4"], &["IPv6", "IPv4"], json!(["IPv4"]), json!([v4]), &["IPv4"]),
+        (&["IPv4", "IPv6"], &["IPv6"], json!(["IPv6"]), json!([v6]), &["IPv6"]),
+        (&["IPv4", "IPv6"], &["IPv6", "IPv4"], json!(["IPv6", "IPv4"]), json!([v6, v4]), &["IPv4", "IPv6"]),
+        (&["IPv4"], &[], json!(["IPv4"]), json!([v4]), &["IPv4"]),
+        (&[], &["IPv4", "IPv6"], json!(["IPv4"]), json!([v4]), &["IPv4", "IPv6"]),
+    ];
+    for (offered, exported, families, ips, slices) in cases {
+        let mut world = world_of_families(offered, exported);
+        assert_eq!(settle(&mut world), [], "{offered:?} {exported:?}");
+        let import = &world.imports[&key()];
+        assert_eq!(
+            (&import["spec"]["ipFamilies"], &import["spec"]["ips"]),
+            (&families, &ips),
+            "{exported:?}"
+        );
+        assert_eq!(condition(observed_conditions(import), "Ready").0, "True", "{offered:?} {exported:?}");
+        let found =
+            world.slices[&derived()].values().map(|slice| slice.whole["addressType"].as_str().unwrap());
+        assert_eq!(found.collect::<Vec<_>>(), slices, "{offered:?} {exported:?}");
+    }
+}
+
+#[test]
+fn kep1645_an_export_without_a_family_of_this_cluster_gets_no_address_and_says_so() {
+    for kind in ["ClusterSetIP", "Headless"] {
+        let mut world = world_of_families(&["IPv4"], &["IPv6"]);
+        let mut export = world.remote[&key()].values().next().unwrap().clone();
+        export.service_type = kind.to_owned();
+        world.set_remote(&"east".parse().unwrap(), key(), Some(export.clone()));
+        assert_eq!(settle(&mut world), [Reason::FamilyUnsupported], "{kind}");
+        let import = world.imports[&key()].clone();
+        assert_eq!(condition(observed_conditions(&import), "Ready"), ("False", "IPFamilyNotSupported"));
+        assert_eq!(import["spec"]["ips"], json!([]));
+        assert_eq!(import["spec"]["ipFamilies"], json!(["IPv6"]), "what it would need");
+        assert!(!world.services.contains_key(&derived()) && !world.slices.contains_key(&derived()), "{kind}");
+
+        // The exporter gets the other family, and loses it again.
+        export.ip_families = vec!["IPv6".to_owned(), "IPv4".to_owned()];
+        world.set_remote(&"east".parse().unwrap(), key(), Some(export.clone()));
+        assert_eq!(settle(&mut world), [], "{kind}");
+        assert!(world.services.contains_key(&derived()));
+        export.ip_families.truncate(1);
+        world.set_remote(&"east".parse().unwrap(), key(), Some(export));
+        assert_eq!(settle(&mut world), [Reason::FamilyUnsupported], "{kind}");
+        assert!(!world.services.contains_key(&derived()) && !world.slices.contains_key(&derived()), "{kind}");
+    }
+}
+
+#[test]
+fn a_family_that_the_cluster_gets_later_is_learned_from_its_services() {
+    let mut world = world_of_families(&["IPv4"], &["IPv6"]);
+    settle(&mut world);
+    let dual = LocalService {
+        families: vec!["IPv4".to_owned(), "IPv6".to_owned()],
+        cluster_ips: vec!["10.96.0.9".to_owned(), "fd00:96::9".to_owned()],
+        ..local_service()
+    };
+    let other = ObjectKey::new("shop", "other");
+    assert!(world.set_service(other.clone(), Some(dual.clone())).contains(&key()));
+    assert_eq!(world.set_service(other.clone(), Some(dual)), [other], "that is no news");
+    assert_eq!(settle(&mut world), []);
+    assert_eq!(world.imports[&key()]["spec"]["ips"], json!(["fd00:96::7"]));
+}
+
+#[test]
+fn where_the_families_of_the_cluster_are_not_known_the_derived_service_tells() {
+    let mut world = world_of_families(&[], &["IPv6"]);
+    assert_eq!(settle(&mut world), [Reason::FamilyUnsupported]);
+    let import = &world.imports[&key()];
+    assert_eq!(condition(observed_conditions(import), "Ready"), ("False", "IPFamilyNotSupported"));
+    assert_eq!(import["spec"]["ips"], json!([]));
 }
 
 #[test]
