@@ -16,6 +16,7 @@
 mod controller;
 mod merge;
 mod objects;
+mod offer;
 mod plan;
 mod remote;
 mod world;

@@ -10,7 +10,7 @@ use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Pre
 use kube::{Api, Client};
 use kube_watch::{DecodeError, Event, ObjectKey, RawObject, Resource, WatchOptions, watch};
 use mesh_runtime::{Backoff, Retry, jitter};
-use mesh_types::{ClusterName, ClusterService, Reason, Rejection, ServiceExport};
+use mesh_types::{ClusterEndpointSlice, ClusterName, ClusterService, Reason, Rejection, ServiceExport};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch as status_channel};
 use tokio::time::{Instant, sleep_until};
@@ -81,9 +81,25 @@ pub enum RemoteEvent {
         /// Name of the service.
         name: String,
     },
+    /// A cluster offers this slice of a Service's endpoints from now on.
+    SliceOffered {
+        /// The cluster.
+        cluster: ClusterName,
+        /// The slice.
+        slice: Box<ClusterEndpointSlice>,
+    },
+    /// A cluster offers a slice no more.
+    SliceWithdrawn {
+        /// The cluster.
+        cluster: ClusterName,
+        /// Namespace of the slice.
+        namespace: String,
+        /// Name of the slice.
+        name: String,
+    },
     /// A cluster left the mesh.
     ClusterGone(ClusterName),
-    /// All exports and services of a cluster are known. Until then no import that the cluster takes part in changes.
+    /// All exports, services and slices of a cluster are known. Until then no import that the cluster takes part in changes.
     Read(ClusterName),
     /// Clusters that were not read by now are not waited for any more.
     WaitedEnough,
@@ -326,6 +342,13 @@ impl Controller {
             }
             Input::Remote(RemoteEvent::OfferWithdrawn { cluster, namespace, name }) => {
                 world.set_remote_service(&cluster, &ObjectKey::new(&namespace, &name), None)
+            }
+            Input::Remote(RemoteEvent::SliceOffered { cluster, slice }) => {
+                let key = ObjectKey::new(&slice.namespace, &slice.name);
+                world.set_remote_slice(&cluster, &key, Some(*slice))
+            }
+            Input::Remote(RemoteEvent::SliceWithdrawn { cluster, namespace, name }) => {
+                world.set_remote_slice(&cluster, &ObjectKey::new(&namespace, &name), None)
             }
             Input::Remote(RemoteEvent::ClusterGone(cluster)) => world.remove_cluster(&cluster),
             Input::Remote(RemoteEvent::Read(cluster)) => world.set_read(&cluster),

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube_watch::ObjectKey;
 use mesh_types::annotation::GLOBAL;
-use mesh_types::{ClusterName, ClusterService, ExportPort, derived_name};
+use mesh_types::{ClusterName, ExportPort, derived_name};
 use serde_json::{Map, Value, json};
 
 use super::merge::{Merged, protocol};
+use super::offer::Backends;
 use super::world::LocalService;
 
 /// Label: the service that an imported slice or derived Service stands for (KEP-1645).
@@ -267,7 +268,7 @@ pub(super) fn imported_slices(
     key: &ObjectKey,
     merged: &Merged,
     cluster: &ClusterName,
-    service: &ClusterService,
+    backends: &Backends,
     derived_uid: &str,
 ) -> Vec<Value> {
     type Ports<'a> = Vec<(&'a str, &'a str, u16)>;
@@ -275,11 +276,11 @@ pub(super) fn imported_slices(
     let offered = |name: &str, sort: &str| {
         merged.ports.iter().any(|port| port_name(merged, port) == name && protocol(port) == sort)
     };
-    for (address, ports) in &service.backends {
+    for (address, ports) in &backends.ports {
         let family = family(address);
         let ports: Ports<'_> = ports
             .iter()
-            .filter(|(name, port)| offered(name, &port.protocol))
+            .filter(|(name, port)| port.port > 0 && offered(name, &port.protocol))
             .map(|(name, port)| (name.as_str(), port.protocol.as_str(), port.port))
             .collect();
         let wanted = merged.families.is_empty() || merged.families.iter().any(|allowed| allowed == family);
@@ -292,7 +293,7 @@ pub(super) fn imported_slices(
             "nodeName": cluster,
             "zone": cluster,
         });
-        if let Some(hostname) = service.hostnames.get(address) {
+        if let Some(hostname) = backends.hostnames.get(address) {
             endpoint["hostname"] = hostname.clone().into();
         }
         groups.entry((family, ports)).or_default().push(endpoint);

@@ -200,11 +200,11 @@ impl Plan {
                 .map(|copy| (copy["metadata"]["name"].as_str().unwrap_or_default().to_owned(), copy))
                 .collect();
         }
-        let others = world.remote_services.get(&derived).into_iter().flatten();
+        let others = world.offers.of(&derived);
         let others =
             others.filter(|(cluster, _)| **cluster != world.cluster && merged.clusters.contains(*cluster));
-        let imported = others.flat_map(|(cluster, service)| {
-            objects::imported_slices(key, merged, cluster, service, uid(whole))
+        let imported = others.flat_map(|(cluster, backends)| {
+            objects::imported_slices(key, merged, cluster, &backends, uid(whole))
         });
         slices.extend(
             imported.map(|slice| (slice["metadata"]["name"].as_str().unwrap_or_default().to_owned(), slice)),

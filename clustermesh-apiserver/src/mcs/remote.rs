@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use super::RemoteEvent;
 
 /// What imports are made of.
-const KINDS: [Resource; 2] = [Resource::ServiceExports, Resource::Services];
+const KINDS: [Resource; 3] = [Resource::ServiceExports, Resource::Services, Resource::EndpointSlices];
 /// Batches between the observer and the controller; when it is full the observer waits.
 const QUEUE: usize = 16;
 /// Waits between attempts to reach the local store.
@@ -112,6 +112,12 @@ fn of_cluster(cluster: ClusterName, event: ClusterEvent, synced: &mut Synced) ->
             let (namespace, name) = (service.namespace.to_string(), service.name.to_string());
             Some(RemoteEvent::OfferWithdrawn { cluster, namespace, name })
         }
+        ClusterEvent::Put { item: Item::EndpointSlice(slice), .. } => {
+            Some(RemoteEvent::SliceOffered { cluster, slice })
+        }
+        ClusterEvent::Gone { item: Some(ItemKey::EndpointSlice { namespace, name }), .. } => {
+            Some(RemoteEvent::SliceWithdrawn { cluster, namespace, name })
+        }
         ClusterEvent::Synced(kind) => {
             let kinds = synced.entry(cluster.clone()).or_default();
             kinds.insert(kind);
@@ -146,4 +152,92 @@ pub fn channel() -> (mpsc::Sender<RemoteEvent>, mpsc::Receiver<RemoteEvent>) {
 /// The channel for the controller's status.
 pub fn status_channel() -> (watch::Sender<super::Status>, watch::Receiver<super::Status>) {
     watch::channel(super::Status::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::future::BoxFuture;
+    use kvstore::{Client, EmbeddedClient, LeaseId, Store, StoreConfig, Write};
+    use mesh_observe::DialError;
+    use mesh_runtime::Supervisor;
+    use mesh_types::{
+        Capabilities, ClusterConfig, ClusterEndpointSlice, Form, SERVICE_NAME_LABEL, SliceEndpoint, key,
+    };
+
+    struct Embedded(EmbeddedClient);
+
+    impl Dial for Embedded {
+        fn dial(&self) -> BoxFuture<'_, Result<Arc<dyn Client>, DialError>> {
+            let client: Arc<dyn Client> = Arc::new(self.0.clone());
+            Box::pin(async move { Ok(client) })
+        }
+    }
+
+    /// Puts into the cache of a store what a mirror has there of `east`, which exports in that mode.
+    async fn mirror(store: &EmbeddedClient, mode: &str) {
+        let east: ClusterName = "east".parse().unwrap();
+        let slice = ClusterEndpointSlice {
+            cluster: "east".into(),
+            cluster_id: 7,
+            namespace: "shop".into(),
+            name: "derived-ab-1".into(),
+            labels: BTreeMap::from([(SERVICE_NAME_LABEL.into(), "derived-ab".into())]),
+            address_type: "IPv4".into(),
+            endpoints: vec![SliceEndpoint { addresses: vec!["10.2.0.1".into()], ..Default::default() }],
+            ..Default::default()
+        };
+        let capabilities = Capabilities {
+            synced_canaries: true,
+            cached: true,
+            service_exports_enabled: Some(true),
+            endpoint_slices_export_mode: mode.into(),
+            ..Default::default()
+        };
+        let slices = Resource::EndpointSlices.prefix(Form::Cache, &east);
+        let mut pairs: Vec<(String, Vec<u8>)> = vec![(format!("{slices}shop/derived-ab-1"), slice.encode())];
+        pairs.extend(KINDS.map(|kind| (kind.canary(Form::Cache, &east), b"now".to_vec())));
+        pairs.push((key::cluster_config(&east), ClusterConfig { id: 7, capabilities }.encode()));
+        let put = |(key, value): (String, Vec<u8>)| Write::Put {
+            key: key.into(),
+            value: value.into(),
+            lease: None,
+        };
+        store.write(pairs.into_iter().map(put).collect()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_has_endpoint_slices_alone_is_read_with_them() {
+        for mode in ["endpointslices-only", "services-and-endpointslices"] {
+            let store = Store::new(StoreConfig::default()).client();
+            mirror(&store, mode).await;
+            let tasks = Supervisor::new(Duration::from_secs(5));
+            let (out, mut events) = channel();
+            let settings = RemoteSettings {
+                local: LocalCluster::new("west", 3, 255).unwrap(),
+                absent_grace: Duration::from_secs(600),
+            };
+            let stop = CancellationToken::new();
+            let reading = follow(settings, Arc::new(Embedded(store)), out, tasks.spawner(), stop.clone());
+            let hearing = async {
+                let mut found = Vec::new();
+                while let Some(event) = events.recv().await {
+                    match event {
+                        RemoteEvent::SliceOffered { cluster, slice } => {
+                            found.push(format!("{cluster} {}", slice.name));
+                        }
+                        RemoteEvent::Read(cluster) => {
+                            found.push(format!("{cluster} is read"));
+                            stop.cancel();
+                        }
+                        other => panic!("{mode}: {other:?}"),
+                    }
+                }
+                found
+            };
+            let (ended, found) = futures::join!(reading, hearing);
+            ended.unwrap();
+            assert_eq!(found, ["east derived-ab-1", "east is read"], "{mode}");
+        }
+    }
 }

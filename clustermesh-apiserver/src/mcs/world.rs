@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use kube_watch::{DecodeError, ObjectKey, RawObject};
 use mesh_types::annotation::{Annotations, is_namespace_global};
 use mesh_types::{
-    ClusterName, ClusterService, ExportPort, ServiceExport, SessionAffinityConfig, derived_name,
+    ClusterEndpointSlice, ClusterName, ClusterService, ExportPort, ServiceExport, SessionAffinityConfig,
+    derived_name,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,6 +15,7 @@ use super::objects::{
     EXCLUDED_FROM_MIRROR, MANAGED_BY_LABEL, MANAGED_BY_LOCAL_MIRROR, MANAGED_BY_MESH, MCS_SERVICE_LABEL,
     SERVICE_NAME_LABEL, SOURCE_CLUSTER_LABEL,
 };
+use super::offer::Offers;
 
 /// Namespace and name of a service, its export, its import.
 pub(super) type ServiceKey = ObjectKey;
@@ -32,8 +34,8 @@ pub(super) struct World {
     slice_owners: BTreeMap<ObjectKey, ServiceKey>,
     pub(super) imports: BTreeMap<ServiceKey, Value>,
     pub(super) remote: BTreeMap<ServiceKey, BTreeMap<ClusterName, ServiceExport>>,
-    /// What other clusters offer of derived Services, by the derived Service.
-    pub(super) remote_services: BTreeMap<ServiceKey, BTreeMap<ClusterName, ClusterService>>,
+    /// What other clusters offer of derived Services.
+    pub(super) offers: Offers,
     /// Other clusters of which all exports are known, or of which it is known that they left.
     read: BTreeSet<ClusterName>,
     /// Clusters that were not read by now are not waited for any more.
@@ -258,7 +260,7 @@ impl World {
             slice_owners: BTreeMap::new(),
             imports: BTreeMap::new(),
             remote: BTreeMap::new(),
-            remote_services: BTreeMap::new(),
+            offers: Offers::default(),
             read: BTreeSet::new(),
             waited_enough: false,
             derived: BTreeMap::new(),
@@ -386,18 +388,19 @@ impl World {
         key: &ServiceKey,
         service: Option<ClusterService>,
     ) -> Vec<ServiceKey> {
-        if !key.name.starts_with("derived-") {
-            return Vec::new();
-        }
-        let of_key = self.remote_services.entry(key.clone()).or_default();
-        match service {
-            Some(service) => drop(of_key.insert(cluster.clone(), service)),
-            None => drop(of_key.remove(cluster)),
-        }
-        if of_key.is_empty() {
-            self.remote_services.remove(key);
-        }
-        self.derived.get(key).cloned().into_iter().collect()
+        let concerned = self.offers.set_record(cluster, key, service);
+        self.derived.get(key).filter(|_| concerned).cloned().into_iter().collect()
+    }
+
+    /// What a cluster offers in a slice; as with [`World::set_remote_service`].
+    pub(super) fn set_remote_slice(
+        &mut self,
+        cluster: &ClusterName,
+        key: &ObjectKey,
+        slice: Option<ClusterEndpointSlice>,
+    ) -> Vec<ServiceKey> {
+        let concerned = self.offers.set_slice(cluster, key, slice);
+        concerned.iter().filter_map(|derived| self.derived.get(derived).cloned()).collect()
     }
 
     /// Whether it is known what the cluster of that name offers.
@@ -441,8 +444,7 @@ impl World {
         for key in &touched {
             self.set_remote(cluster, key.clone(), None);
         }
-        self.remote_services.values_mut().for_each(|clusters| drop(clusters.remove(cluster)));
-        self.remote_services.retain(|_, clusters| !clusters.is_empty());
+        self.offers.remove_cluster(cluster);
         touched.extend(self.set_read(cluster));
         touched
     }

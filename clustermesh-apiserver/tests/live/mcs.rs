@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clustermesh_apiserver::mcs::{self, RemoteEvent};
-use mesh_types::{ClusterService, ExportPort, L4Addr, ServiceExport, derived_name};
+use mesh_types::{
+    ClusterEndpointSlice, ClusterService, ExportPort, L4Addr, SERVICE_NAME_LABEL, ServiceExport,
+    SliceEndpoint, SlicePort, derived_name,
+};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -229,6 +232,38 @@ pub(crate) async fn disagreements_show_on_the_export_and_go_with_their_cause(ben
     bench.until_object("ServiceImport", "shop", "cart", |import| clusters(import) == ["east"]).await?;
     bench.apply(service(true)).await?;
     bench.until_object("ServiceImport", "shop", "cart", |import| clusters(import).len() == 2).await?;
+    controllers.stop().await
+}
+
+pub(crate) async fn a_peer_that_has_endpoint_slices_alone_is_imported_with_its_backends(
+    bench: Bench,
+) -> Result<()> {
+    definitions(&bench).await?;
+    bench.apply(namespace("shop", true)).await?;
+    let controllers = Controllers::start(&bench);
+    let offered = |address: &str| {
+        let http = SlicePort { name: Some("http".into()), port: Some(8080), ..Default::default() };
+        let slice = ClusterEndpointSlice {
+            cluster: "east".into(),
+            namespace: "shop".into(),
+            name: "derived-1".into(),
+            labels: BTreeMap::from([(SERVICE_NAME_LABEL.into(), derived_name("shop", "cart"))]),
+            address_type: "IPv4".into(),
+            endpoints: vec![SliceEndpoint { addresses: vec![address.into()], ..Default::default() }],
+            ports: vec![http],
+            ..Default::default()
+        };
+        RemoteEvent::SliceOffered { cluster: east(), slice: Box::new(slice) }
+    };
+    controllers.tell([exported(80), offered("10.2.0.1"), RemoteEvent::Read(east())]).await?;
+    until_backends(&bench, &[("east", "10.2.0.1")]).await?;
+    controllers.tell([offered("10.2.0.2")]).await?;
+    until_backends(&bench, &[("east", "10.2.0.2")]).await?;
+    let name = "derived-1".into();
+    controllers
+        .tell([RemoteEvent::SliceWithdrawn { cluster: east(), namespace: "shop".into(), name }])
+        .await?;
+    until_backends(&bench, &[]).await?;
     controllers.stop().await
 }
 

@@ -1,6 +1,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_types::{ClusterService, ExportPort, L4Addr, ServiceExport};
+use mesh_types::{
+    ClusterEndpointSlice, ClusterService, ExportPort, L4Addr, ServiceExport, SliceEndpoint, SlicePort,
+};
 
 use super::super::world::{LocalService, LocalSlice, Namespace};
 use super::*;
@@ -233,6 +235,51 @@ fn endpoints_of_other_clusters_become_slices_of_the_derived_service() {
     assert_eq!(counts, [100, 50, 100, 50]);
 
     world.set_remote(&east, key(), None);
+    settle(&mut world);
+    assert!(!world.slices.contains_key(&derived()));
+}
+
+/// One slice of `cluster` with one endpoint, in the format that Cilium added in 1.20.
+fn offered_slice(cluster: &str, address: &str) -> ClusterEndpointSlice {
+    let port = |name: &str, port| SlicePort {
+        name: Some(name.to_owned()),
+        protocol: Some("TCP".to_owned()),
+        port: Some(port),
+        app_protocol: None,
+    };
+    ClusterEndpointSlice {
+        cluster: cluster.to_owned(),
+        namespace: "shop".to_owned(),
+        name: "derived-1".to_owned(),
+        labels: BTreeMap::from([("kubernetes.io/service-name".to_owned(), derived().name.to_string())]),
+        address_type: "IPv4".to_owned(),
+        endpoints: vec![SliceEndpoint { addresses: vec![address.to_owned()], ..Default::default() }],
+        ports: vec![port("http", 8080), port("metrics", 9090)],
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_cluster_that_has_slices_alone_has_its_backends_in_the_import() {
+    let mut world = world();
+    let east = "east".parse().unwrap();
+    let name = ObjectKey::new("shop", "derived-1");
+    // Slices may come before the export that they belong to.
+    assert_eq!(world.set_remote_slice(&east, &name, Some(offered_slice("east", "10.2.0.1"))), []);
+    world.set_remote(&east, key(), Some(remote_export("east", 1)));
+    settle(&mut world);
+    let only = |world: &World| {
+        let slices: Vec<_> = world.slices[&derived()].values().map(|slice| slice.whole.clone()).collect();
+        let [slice] = slices.as_slice() else { panic!("{slices:?}") };
+        (slice["endpoints"][0]["addresses"][0].clone(), slice["ports"].clone())
+    };
+    let ports = json!([{"name": "http", "protocol": "TCP", "port": 8080}]);
+    assert_eq!(only(&world), (json!("10.2.0.1"), ports.clone()));
+
+    assert_eq!(world.set_remote_slice(&east, &name, Some(offered_slice("east", "10.2.0.2"))), [key()]);
+    settle(&mut world);
+    assert_eq!(only(&world), (json!("10.2.0.2"), ports));
+    assert_eq!(world.set_remote_slice(&east, &name, None), [key()]);
     settle(&mut world);
     assert!(!world.slices.contains_key(&derived()));
 }
