@@ -77,6 +77,11 @@ impl Observer {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
         let sessions = self.observe(&stop);
         stop.run_until_cancelled(sessions).await;
+        // The supervisor may live longer, as where one only observes while it leads.
+        self.tasks.values().for_each(Task::stop);
+        for task in self.tasks.values() {
+            task.ended().await;
+        }
         Ok(())
     }
 

@@ -189,7 +189,8 @@ mod tests {
 
     /// Addresses with the number of the port called http.
     fn offered(offers: &Offers) -> Vec<(String, Option<u16>)> {
-        let all = offers.of(&key(SERVICE)).flat_map(|(_, backends)| backends.ports);
+        let service = key(SERVICE);
+        let all = offers.of(&service).flat_map(|(_, backends)| backends.ports);
         all.map(|(address, ports)| (address, ports.get("http").map(|port| port.port))).collect()
     }
 

@@ -201,7 +201,7 @@ mod tests {
         let put = |(key, value): (String, Vec<u8>)| Write::Put {
             key: key.into(),
             value: value.into(),
-            lease: None,
+            lease: LeaseId::NONE,
         };
         store.write(pairs.into_iter().map(put).collect()).await.unwrap();
     }
@@ -235,7 +235,9 @@ mod tests {
                 }
                 found
             };
-            let (ended, found) = futures::join!(reading, hearing);
+            // The supervisor of the tasks goes on; what was started for this reading ends with it.
+            let both = futures::future::join(reading, hearing);
+            let (ended, found) = tokio::time::timeout(Duration::from_secs(60), both).await.expect(mode);
             ended.unwrap();
             assert_eq!(found, ["east derived-ab-1", "east is read"], "{mode}");
         }
