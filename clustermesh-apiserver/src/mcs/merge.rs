@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn families_are_narrowed_to_those_of_this_cluster_in_the_order_of_the_export() {
-        let cases: [(&[&str], &[&str], &[&str], bool); 6] = [
+        let cases: [Case; 6] = [
             (&["IPv6", "IPv4"], &["IPv4", "IPv6"], &["IPv6", "IPv4"], false),
             (&["IPv6", "IPv4"], &["IPv4"], &["IPv4"], false),
             (&["IPv6"], &["IPv4"], &["IPv6"], true),

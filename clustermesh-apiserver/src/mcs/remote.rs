@@ -222,15 +222,13 @@ mod tests {
             let hearing = async {
                 let mut found = Vec::new();
                 while let Some(event) = events.recv().await {
-                    match event {
-                        RemoteEvent::SliceOffered { cluster, slice } => {
-                            found.push(format!("{cluster} {}", slice.name));
-                        }
-                        RemoteEvent::Read(cluster) => {
-                            found.push(format!("{cluster} is read"));
-                            stop.cancel();
-                        }
-                        other => panic!("{mode}: {other:?}"),
+                    if let RemoteEvent::SliceOffered { cluster, slice } = &event {
+                        found.push(format!("{cluster} {}", slice.name));
+                    } else if let RemoteEvent::Read(cluster) = &event {
+                        found.push(format!("{cluster} is read"));
+                        stop.cancel();
+                    } else {
+                        panic!("{mode}: {event:?}");
                     }
                 }
                 found

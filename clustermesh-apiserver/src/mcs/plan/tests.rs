@@ -473,8 +473,10 @@ fn world_of_families(offered: &[&str], exported: &[&str]) -> World {
 
 #[test]
 fn kep1645_addresses_and_families_of_an_import_correspond() {
+    /// What the cluster offers and the export has; families, addresses and slices of the import.
+    type Case = (&'static [&'static str], &'static [&'static str], Value, Value, &'static [&'static str]);
     let (v4, v6) = ("10.96.7.7", "fd00:96::7");
-    let cases: [(&[&str], &[&str], Value, Value, &[&str]); 6] = [
+    let cases: [Case; 6] = [
         (&["IPv4"], &["IPv4"], json!(["IPv4"]), json!([v4]), &["IPv4"]),
         (&["IPv4"], &["IPv6", "IPv4"], json!(["IPv4"]), json!([v4]), &["IPv4"]),
         (&["IPv4", "IPv6"], &["IPv6"], json!(["IPv6"]), json!([v6]), &["IPv6"]),
