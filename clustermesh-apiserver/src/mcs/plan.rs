@@ -1,9 +1,10 @@
 //! What to do for one service, from everything that is known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube_watch::ObjectKey;
-use mesh_types::{Reason, Rejection, derived_name};
+use mesh_types::annotation::GLOBAL;
+use mesh_types::{ClusterName, Reason, Rejection, derived_name};
 use serde_json::{Value, json};
 
 use super::merge::{Conflict, Merged, merge};
@@ -36,9 +37,7 @@ pub(super) fn plan(world: &World, key: &ServiceKey, api_version: &str, now: &str
     if !world.namespace_is_global(&key.namespace) {
         plan.withhold(Reason::NamespaceNotGlobal, format!("namespace {} is not global", key.namespace));
         plan.export_status(world, key, api_version, now, None);
-        if let Some(import) = world.imports.get(key) {
-            plan.not_global(key, api_version, now, import);
-        }
+        plan.not_global(world, key, api_version, now);
         return plan;
     }
     if let Some(unread) =
@@ -71,16 +70,46 @@ impl Plan {
         self.withheld.push(Rejection::new(reason, detail));
     }
 
-    /// The import's namespace left the mesh: the import stays as it is and says so.
-    fn not_global(&mut self, key: &ServiceKey, api_version: &str, now: &str, import: &Value) {
+    /// The namespace left the mesh: no endpoints stay. The import stays as long as other clusters export the service, as
+    /// with Cilium, so that its address is the same if the namespace comes back; but nothing is behind it.
+    fn not_global(&mut self, world: &World, key: &ServiceKey, api_version: &str, now: &str) {
+        let Some(import) = world.imports.get(key) else { return self.remove_derived(world, key) };
+        let others = world.remote.get(key).into_iter().flat_map(BTreeMap::keys);
+        let others: BTreeSet<ClusterName> = others.filter(|name| **name != world.cluster).cloned().collect();
+        let all_read = world.unread(import).is_empty();
+        if others.is_empty() && all_read {
+            return self.remove(world, key);
+        }
+        let derived = derived_key(key);
+        for (name, slice) in our_slices(world, &derived) {
+            self.delete_slice(&derived, name, slice);
+        }
+        let whole = world.services.get(&derived).and_then(|service| service.whole.as_ref());
+        if let Some(whole) = whole.filter(|whole| is_ours(whole, key)) {
+            // Agents add the backends of other clusters to global Services.
+            let mut alone = whole.clone();
+            if let Some(annotations) = alone["metadata"]["annotations"].as_object_mut()
+                && annotations.remove(GLOBAL).is_some()
+            {
+                self.actions.push(Action::Replace(Kind::Service, alone));
+            }
+        }
         let ready = Condition {
             kind: "Ready",
             status: "False",
             reason: "NamespaceNotGlobal".to_owned(),
             message: format!("namespace {} does not take part in the mesh", key.namespace),
         };
-        let wanted = json!({"conditions": conditions(&[ready], observed_conditions(import), now)});
+        let mut wanted = json!({"conditions": conditions(&[ready], observed_conditions(import), now)});
+        if all_read {
+            wanted["clusters"] = objects::clusters(&others);
+        }
         self.status(Kind::Import, "ServiceImport", key, api_version, &import["status"], &wanted);
+    }
+
+    fn delete_slice(&mut self, derived: &ObjectKey, name: &str, slice: &LocalSlice) {
+        let key = ObjectKey::new(&derived.namespace, name);
+        self.actions.push(Action::Delete(Kind::Slice, key, uid(&slice.whole).to_owned()));
     }
 
     /// Nobody exports the service: everything that was made for it goes.
@@ -214,19 +243,13 @@ impl Plan {
 
     /// Makes the slices that belong to `derived` those of `wanted`, by name.
     fn slices(&mut self, world: &World, derived: &ObjectKey, mut wanted: BTreeMap<String, Value>) {
-        let ours = |slice: &LocalSlice| slice.mirrored || slice.source_cluster.is_some();
         let (mut kept, mut gone) = (Vec::new(), Vec::new());
-        for (name, slice) in world.slices.get(derived).into_iter().flatten().filter(|(_, slice)| ours(slice))
-        {
+        for (name, slice) in our_slices(world, derived) {
             match wanted.remove(name) {
                 Some(wanted) => kept.push((&slice.whole, wanted)),
                 // What the cluster offers is not known yet, so nothing of it goes.
                 None if slice.source_cluster.as_ref().is_some_and(|cluster| !world.is_read(cluster)) => {}
-                None => gone.push(Action::Delete(
-                    Kind::Slice,
-                    ObjectKey::new(&derived.namespace, name),
-                    uid(&slice.whole).to_owned(),
-                )),
+                None => gone.push((name, slice)),
             }
         }
         // An endpoint that moves from slice to slice is in both for a moment, never in none: new slices come first, old ones
@@ -241,7 +264,9 @@ impl Plan {
         for (observed, wanted) in kept {
             self.replace(Kind::Slice, observed, &wanted);
         }
-        self.actions.extend(gone);
+        for (name, slice) in gone {
+            self.delete_slice(derived, name, slice);
+        }
     }
 
     fn replace(&mut self, kind: Kind, observed: &Value, wanted: &Value) {
@@ -369,6 +394,16 @@ fn given_out(import: &Value) -> Vec<String> {
 
 fn observed_conditions(import: &Value) -> &[Value] {
     import.pointer("/status/conditions").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// The slices that were made for a derived Service, with their names.
+fn our_slices<'a>(
+    world: &'a World,
+    derived: &ObjectKey,
+) -> impl Iterator<Item = (&'a str, &'a LocalSlice)> + use<'a> {
+    let slices = world.slices.get(derived).into_iter().flatten();
+    let ours = slices.filter(|(_, slice)| slice.mirrored || slice.source_cluster.is_some());
+    ours.map(|(name, slice)| (name.as_str(), slice))
 }
 
 /// Whether a Service of the derived name was made for the import of `key`.

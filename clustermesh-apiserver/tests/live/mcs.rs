@@ -363,8 +363,16 @@ pub(crate) async fn a_namespace_that_does_not_take_part_or_is_going_gets_nothing
     let ready = |import: &Value| condition(import, "Ready").0 == "True";
     bench.until_object("ServiceImport", "shop", "cart", ready).await?;
 
+    controllers.tell([offered(&["10.2.0.1"])]).await?;
+    until_backends(&bench, &[("east", "10.2.0.1")]).await?;
+    let import = bench.object("ServiceImport", "shop", "cart").await?.context("import")?;
     bench.apply(namespace("shop", false)).await?;
     let left = |import: &Value| condition(import, "Ready") == ("False".into(), "NamespaceNotGlobal".into());
     bench.until_object("ServiceImport", "shop", "cart", left).await?;
+    until_backends(&bench, &[]).await?;
+    bench.apply(namespace("shop", true)).await?;
+    let again = bench.until_object("ServiceImport", "shop", "cart", ready).await?;
+    assert_eq!(again["spec"], import["spec"], "the address is the same");
+    until_backends(&bench, &[("east", "10.2.0.1")]).await?;
     controllers.stop().await
 }

@@ -413,10 +413,6 @@ fn a_service_of_the_derived_name_that_is_not_ours_is_left_alone() {
 
 #[test]
 fn nothing_is_imported_into_a_namespace_that_is_absent_terminating_or_not_global() {
-    let global = |value: &str| Namespace {
-        annotations: BTreeMap::from([("clustermesh.cilium.io/global".to_owned(), value.to_owned())]),
-        terminating: false,
-    };
     let cases = [
         (None, Reason::NamespaceAbsent),
         (Some(Namespace { terminating: true, ..global("true") }), Reason::NamespaceAbsent),
@@ -431,19 +427,53 @@ fn nothing_is_imported_into_a_namespace_that_is_absent_terminating_or_not_global
     }
 }
 
+fn global(value: &str) -> Namespace {
+    let annotations = BTreeMap::from([("clustermesh.cilium.io/global".to_owned(), value.to_owned())]);
+    Namespace { annotations, terminating: false }
+}
+
 #[test]
-fn a_namespace_that_leaves_the_mesh_keeps_its_import_and_marks_it() {
+fn a_namespace_that_leaves_the_mesh_keeps_its_import_with_nothing_behind_it() {
     let mut world = world();
-    world.set_remote(&"east".parse().unwrap(), key(), Some(remote_export("east", 1)));
+    let (east, south) = ("east".parse().unwrap(), "south".parse().unwrap());
+    world.set_remote(&east, key(), Some(remote_export("east", 1)));
+    world.set_remote_service(&east, &derived(), Some(offer("east", 1)));
+    world.set_export(key(), Some(local_export()));
+    world.set_service(key(), Some(local_service()));
+    world.set_slice(&ObjectKey::new("shop", "cart-x7"), Some((Some("cart".to_owned()), local_slice())));
     settle(&mut world);
-    let annotations = BTreeMap::from([("clustermesh.cilium.io/global".to_owned(), "false".to_owned())]);
-    let touched = world.set_namespace("shop", Some(Namespace { annotations, terminating: false }));
-    assert_eq!(touched, [key()]);
+    let (spec, slices) = (world.imports[&key()]["spec"].clone(), world.slices[&derived()].clone());
+    assert_eq!(slices.len(), 2, "{slices:?}");
+
+    // That a cluster was not read since the start is no reason to leave its endpoints.
+    let mut import = world.imports[&key()].clone();
+    import["status"]["clusters"].as_array_mut().unwrap().push(json!({"cluster": "south"}));
+    world.set_import(key(), Some(import));
+    assert_eq!(world.set_namespace("shop", Some(global("false"))), [key()]);
     settle(&mut world);
-    assert_eq!(
-        condition(observed_conditions(&world.imports[&key()]), "Ready"),
-        ("False", "NamespaceNotGlobal")
-    );
+    let import = &world.imports[&key()];
+    assert_eq!(condition(observed_conditions(import), "Ready"), ("False", "NamespaceNotGlobal"));
+    assert_eq!(import["spec"], spec, "it keeps its address");
+    assert!(!world.slices.contains_key(&derived()));
+    let service = world.services[&derived()].whole.as_ref().unwrap();
+    assert_eq!(service["metadata"]["annotations"].get(GLOBAL), None, "agents add no backends to it");
+    world.set_read(&south);
+    settle(&mut world);
+    assert_eq!(world.imports[&key()]["status"]["clusters"], json!([{"cluster": "east"}]));
+
+    world.set_namespace("shop", Some(global("true")));
+    settle(&mut world);
+    assert_eq!(world.imports[&key()]["spec"], spec);
+    assert_eq!(world.slices[&derived()].keys().collect::<Vec<_>>(), slices.keys().collect::<Vec<_>>());
+    let service = world.services[&derived()].whole.as_ref().unwrap();
+    assert_eq!(service["metadata"]["annotations"][GLOBAL], "true");
+
+    // Once nobody else exports it, there is nothing to import in a namespace that is not global.
+    world.set_namespace("shop", Some(global("false")));
+    settle(&mut world);
+    world.set_remote(&east, key(), None);
+    settle(&mut world);
+    assert!(world.imports.is_empty() && !world.services.contains_key(&derived()));
 }
 
 #[test]
