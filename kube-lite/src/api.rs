@@ -19,7 +19,7 @@ pub(crate) use self::watch::WatchEvent;
 pub(crate) use self::write::{Edit, Outcome, Written};
 use crate::cache::{Cache, Epoch};
 use crate::kinds::{self, Cluster, Resource};
-use crate::object;
+use crate::object::{self, MAX_DEPTH};
 use crate::path::GroupVersion;
 use crate::status::{Failure, Result};
 
@@ -92,6 +92,12 @@ impl Api {
         let expect = old.map_or(Expect::Absent, |old| Expect::ModifiedAt(Revision(old.revision)));
         let mut guards = vec![guard(key, expect)];
         guards.extend(more_guards);
+        if object::depth(&new) > MAX_DEPTH {
+            // What is deeper could be written, and read by nobody.
+            return Err(Failure::bad_request(format!(
+                "kube-lite keeps objects that nest up to {MAX_DEPTH} deep"
+            )));
+        }
         object::metadata(&mut new).remove("resourceVersion");
         object::fields(&mut new).insert("apiVersion".to_owned(), stored_version(resource).into());
         let gone = is_done(resource, &new);

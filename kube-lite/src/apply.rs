@@ -9,6 +9,8 @@ mod compare;
 mod fields;
 mod merge;
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use self::compare::{Changes, compare, owned};
@@ -182,6 +184,24 @@ pub(crate) fn track(
     writer.now.clone_into(&mut mine.time);
     mine.fields = fields;
     set_entries(new, entries);
+}
+
+/// Whether a write changes nothing but the times at which fields are said to have been written: then there was none.
+pub(crate) fn differs_in_times_only(live: &Value, new: &Value) -> bool {
+    let noted = |object: &Value| {
+        let entries = object::items(object, "/metadata/managedFields").iter().cloned();
+        let timeless = entries.map(|mut entry| {
+            object::fields(&mut entry).remove("time");
+            entry.to_string()
+        });
+        timeless.collect::<BTreeSet<_>>()
+    };
+    let rest = |object: &Value| {
+        let mut object = object.clone();
+        object::metadata(&mut object).remove("managedFields");
+        object
+    };
+    noted(live) == noted(new) && rest(live) == rest(new)
 }
 
 fn entry(writer: &Writer<'_>, operation: &str) -> Entry {

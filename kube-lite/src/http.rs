@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -18,6 +19,7 @@ use crate::api::{Api, DeleteOptions, Edit, Outcome, WatchEvent, Written};
 use crate::auth::{self, Identity, Token};
 use crate::body::Unknown;
 use crate::kinds::Resource;
+use crate::options::{check_list, check_write};
 use crate::path::{Query, Route, Target, route};
 use crate::proto::{self, Wrong};
 use crate::status::{Cause, Failure, Result};
@@ -26,6 +28,9 @@ use crate::{discovery, object, openapi};
 
 /// Longest body of a request.
 const MAX_BODY_BYTES: usize = 3 << 20;
+
+/// How long a body may take to come: as long as the original gives any request.
+const BODY_TIME: Duration = Duration::from_secs(60);
 
 const JSON: &str = "application/json";
 
@@ -170,14 +175,8 @@ impl Handler {
         }
         tracing::trace!(user = identity.user, method = %parts.method, path = parts.uri.path(), "request");
         let query = Query::read(parts.uri.query().unwrap_or_default())?;
-        let path = form_urlencoded::parse(format!("p={}", parts.uri.path().replace('+', "%2B")).as_bytes())
-            .next()
-            .map_or_else(String::new, |(_, path)| path.into_owned());
-        let body = match Limited::new(body, MAX_BODY_BYTES).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.is::<LengthLimitError>() => return Err(Failure::too_large()),
-            Err(_broken) => return Err(Failure::bad_request("the body of the request could not be read")),
-        };
+        let path = decoded(parts.uri.path());
+        let body = read(body).await?;
         let call = Call { method: parts.method, headers: parts.headers, query, body };
         self.dispatch(&call, route(&path)).await
     }
@@ -230,10 +229,8 @@ impl Handler {
         }
         let Some(name) = target.name.as_deref() else {
             return match call.method {
-                Method::GET | Method::HEAD if call.query.watch => {
-                    self.watch(call, &resource, namespace).await
-                }
-                Method::GET | Method::HEAD => self.list(call, &resource, namespace).await,
+                Method::GET if call.query.watch => self.watch(call, &resource, namespace).await,
+                Method::GET => self.list(call, &resource, namespace).await,
                 Method::POST if namespace.is_some() || !resource.namespaced => {
                     let edit = edit(call, &resource, &target)?;
                     Ok(Reply::written(self.api.create(&edit, call.value()?).await?, &resource, call.view()?))
@@ -246,6 +243,14 @@ impl Handler {
         };
         if namespace.is_none() && resource.namespaced {
             return Err(Failure::no_such_resource(None));
+        }
+        if matches!(name, "." | "..") || name.contains('%') {
+            let why = if name.contains('%') {
+                "may not contain '%'".to_owned()
+            } else {
+                format!("may not be '{name}'")
+            };
+            return Err(Failure::bad_request(format!("Name parameter invalid: {name:?}: {why}")));
         }
         let known = resource.subresources();
         match target.subresource.as_deref() {
@@ -260,7 +265,7 @@ impl Handler {
             }
         }
         match call.method {
-            Method::GET | Method::HEAD => {
+            Method::GET => {
                 let object = self.api.get(&resource, namespace, name).await?;
                 Ok(Reply::ok(&call.view()?.one(&resource, object, Timestamp::now())))
             }
@@ -283,6 +288,7 @@ impl Handler {
 
     async fn list(&self, call: &Call, resource: &Resource, namespace: Option<&str>) -> Result<Reply> {
         let view = call.view()?;
+        check_list(&call.query)?;
         let list = self.api.list(resource, namespace, &call.query).await?;
         let mut metadata = json!({"resourceVersion": list.resource_version});
         if let Some(next) = list.next {
@@ -293,6 +299,7 @@ impl Handler {
 
     async fn watch(&self, call: &Call, resource: &Arc<Resource>, namespace: Option<&str>) -> Result<Reply> {
         let view = call.view()?;
+        check_list(&call.query)?;
         let start = match self.api.watch_start(resource, namespace, &call.query).await {
             // A watch says so in its stream.
             Err(failure) if failure.code == 410 => {
@@ -363,7 +370,37 @@ impl Handler {
     }
 }
 
+/// Reads a body as a whole.
+async fn read<B>(body: B) -> Result<Bytes>
+where
+    B: hyper::body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match tokio::time::timeout(BODY_TIME, Limited::new(body, MAX_BODY_BYTES).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Failure::too_large()),
+        Ok(Err(_broken)) => Err(Failure::bad_request("the body of the request could not be read")),
+        Err(_elapsed) => {
+            Err(Failure::timeout(format!("the body of the request did not come within {BODY_TIME:?}")))
+        }
+    }
+}
+
+/// A path without its percent signs.
+fn decoded(path: &str) -> String {
+    // As the value of a form, in which two more characters mean something.
+    let form = format!("p={}", path.replace('+', "%2B").replace('&', "%26"));
+    let mut pairs = form_urlencoded::parse(form.as_bytes());
+    pairs.next().map_or_else(String::new, |(_, path)| path.into_owned())
+}
+
 fn edit(call: &Call, resource: &Arc<Resource>, target: &Target) -> Result<Edit> {
+    let options = match call.method {
+        Method::POST => "CreateOptions",
+        Method::PUT => "UpdateOptions",
+        _ => "PatchOptions",
+    };
+    check_write(options, &call.query)?;
     Ok(Edit {
         resource: Arc::clone(resource),
         namespace: target.namespace.clone(),
@@ -396,6 +433,7 @@ fn patch(call: &Call) -> Result<Outcome> {
 }
 
 fn delete_options(call: &Call) -> Result<DeleteOptions> {
+    check_write("DeleteOptions", &call.query)?;
     let body = if call.body.is_empty() { Value::Null } else { call.value()? };
     DeleteOptions::read(&call.query, &body)
 }
@@ -422,4 +460,27 @@ fn stream(
     });
     let body = StreamBody::new(lines).boxed_unsync();
     Reply { status: StatusCode::OK, content_type: JSON, body, warnings: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_decoded_as_a_whole() {
+        for (path, wanted) in [("/a&b=c/d+e", "/a&b=c/d+e"), ("/a%26b%2fc", "/a&b/c"), ("/p=q&", "/p=q&")] {
+            assert_eq!(decoded(path), wanted);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_must_come_in_time_and_be_small_enough() {
+        let part = |bytes: Bytes| Ok::<_, Infallible>(Frame::data(bytes));
+        let first = futures::stream::iter([part(Bytes::from_static(b"{"))]);
+        let late = read(StreamBody::new(first.chain(futures::stream::pending()))).await.unwrap_err();
+        assert_eq!((late.code, late.reason), (504, "Timeout"));
+        let large = vec![b' '; MAX_BODY_BYTES];
+        let large = futures::stream::iter([part(large.into()), part(Bytes::from_static(b"{}"))]);
+        assert_eq!(read(StreamBody::new(large)).await.unwrap_err().code, 413);
+    }
 }

@@ -50,6 +50,7 @@ mod jsonpath;
 mod kinds;
 mod object;
 mod openapi;
+mod options;
 mod patch;
 mod path;
 mod proto;

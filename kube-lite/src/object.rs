@@ -10,6 +10,19 @@ pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
+/// How deep objects may nest: readers of JSON stop at 128, and lists of objects are deeper than they.
+pub(crate) const MAX_DEPTH: usize = 100;
+
+/// How deep a value nests: 1 for one without others in it.
+pub(crate) fn depth(value: &Value) -> usize {
+    let below = match value {
+        Value::Array(items) => items.iter().map(depth).max(),
+        Value::Object(fields) => fields.values().map(depth).max(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+    };
+    below.unwrap_or_default() + 1
+}
+
 pub(crate) fn name(object: &Value) -> &str {
     text(object, "/metadata/name")
 }

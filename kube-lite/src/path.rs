@@ -1,5 +1,6 @@
 //! From a request's path and query to what is asked for. Pure.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use crate::status::{Failure, Result};
@@ -59,9 +60,12 @@ pub(crate) struct Target {
     pub(crate) subresource: Option<String>,
 }
 
-/// Reads a path. Segments are percent-decoded before.
+/// Reads a path. Segments are percent-decoded before; none in the middle may be empty.
 pub(crate) fn route(path: &str) -> Route {
-    let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+    let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+    if segments.contains(&"") {
+        return Route::Unknown;
+    }
     let version =
         |group: &str, version: &str| GroupVersion { group: group.to_owned(), version: version.to_owned() };
     match segments[..] {
@@ -117,6 +121,8 @@ pub(crate) struct Query {
     pub(crate) field_manager: String,
     pub(crate) force: bool,
     pub(crate) dry_run: bool,
+    /// What `dryRun` is, if it is not a word for it.
+    pub(crate) wrong_dry_run: Option<String>,
     pub(crate) field_validation: String,
     pub(crate) include_object: String,
     pub(crate) propagation: Option<String>,
@@ -124,7 +130,8 @@ pub(crate) struct Query {
 }
 
 impl Query {
-    /// Reads the text behind the `?`. Unknown parameters are ignored, as the original does.
+    /// Reads the text behind the `?`. Unknown parameters are ignored, and of several of a name the first counts, as with the
+    /// original.
     ///
     /// # Errors
     /// A value that is not what its parameter takes.
@@ -137,7 +144,11 @@ impl Query {
         // Go's way with flags: empty and 0 are false.
         let flag = |value: &str| !matches!(value, "" | "0" | "f" | "false" | "F" | "FALSE" | "False");
         let mut query = Self::default();
+        let mut seen = BTreeSet::new();
         for (key, value) in form_urlencoded::parse(text.as_bytes()) {
+            if !seen.insert(key.clone()) {
+                continue;
+            }
             let owned = value.clone().into_owned();
             match key.as_ref() {
                 "watch" => query.watch = flag(&value),
@@ -153,11 +164,8 @@ impl Query {
                 "fieldManager" => query.field_manager = owned,
                 "force" => query.force = flag(&value),
                 "dryRun" if value == "All" => query.dry_run = true,
-                "dryRun" => {
-                    return Err(Failure::bad_request(format!(
-                        "invalid dryRun {value:?}: the only value is \"All\""
-                    )));
-                }
+                "dryRun" => query.wrong_dry_run = Some(owned),
+                "gracePeriodSeconds" => drop(read::<i64>(&key, &value)?),
                 "fieldValidation" => query.field_validation = owned,
                 "includeObject" => query.include_object = owned,
                 "propagationPolicy" => query.propagation = Some(owned),
@@ -201,6 +209,8 @@ mod tests {
             ("/apis/a.b/v2", Route::Resources(GroupVersion { group: "a.b".into(), version: "v2".into() })),
             ("/readyz/ping", Route::Health),
             ("/", Route::Unknown),
+            ("/api/v1//pods", Route::Unknown),
+            ("/api/v1/pods/", target("", "v1", "pods", [None, None, None])),
             ("/metrics", Route::Unknown),
         ] {
             assert_eq!(route(path), route_wanted, "{path}");
@@ -213,7 +223,9 @@ mod tests {
             Query::read("watch=1&labelSelector=a%3Db%2Cc&limit=5&force=false&timeoutSeconds=7").unwrap();
         assert!(query.watch && !query.force);
         assert_eq!((query.labels.as_str(), query.limit, query.timeout_seconds), ("a=b,c", 5, Some(7)));
-        for wrong in ["limit=many", "timeoutSeconds=-1", "dryRun=Some"] {
+        assert_eq!(Query::read("limit=1&limit=2").unwrap().limit, 1);
+        assert_eq!(Query::read("dryRun=Some").unwrap().wrong_dry_run.as_deref(), Some("Some"));
+        for wrong in ["limit=many", "timeoutSeconds=-1", "gracePeriodSeconds=x"] {
             assert_eq!(Query::read(wrong).unwrap_err().code, 400, "{wrong}");
         }
     }

@@ -163,6 +163,11 @@ impl Failure {
         Self::new(413, "RequestEntityTooLarge", "the request is too large")
     }
 
+    pub(crate) fn too_many_operations(count: usize, most: usize) -> Self {
+        let why = format!("The allowed maximum operations in a JSON patch is {most}, got {count}");
+        Self::new(413, "RequestEntityTooLarge", format!("Request entity too large: {why}"))
+    }
+
     pub(crate) fn unsupported_media_type(message: impl Into<String>) -> Self {
         Self::new(415, "UnsupportedMediaType", message)
     }
@@ -236,6 +241,10 @@ impl Cause {
     pub(crate) fn required(field: impl Into<String>, why: &str) -> Self {
         let why = if why.is_empty() { String::new() } else { format!(": {why}") };
         Self::new("FieldValueRequired", field, format!("Required value{why}"))
+    }
+
+    pub(crate) fn too_long(field: impl Into<String>, why: &str) -> Self {
+        Self::new("FieldValueTooLong", field, format!("Too long: {why}"))
     }
 
     pub(crate) fn invalid(field: impl Into<String>, value: &Value, why: impl AsRef<str>) -> Self {

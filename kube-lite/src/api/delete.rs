@@ -43,6 +43,11 @@ impl DeleteOptions {
         let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         let orphans = body.get("orphanDependents").and_then(Value::as_bool).or(query.orphan_dependents);
         let policy = text("/propagationPolicy").or_else(|| query.propagation.clone());
+        if let (Some(policy), Some(_)) = (&policy, orphans) {
+            let why = "orphanDependents and deletionPropagation cannot be both set";
+            let cause = Cause::invalid("propagationPolicy", &policy.as_str().into(), why);
+            return Err(Failure::invalid("meta.k8s.io", "DeleteOptions", "", &[cause]));
+        }
         let policy = policy
             .or_else(|| orphans.map(|orphans| if orphans { "Orphan" } else { "Background" }.to_owned()));
         if let Some(policy) =

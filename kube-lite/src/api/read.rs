@@ -53,6 +53,12 @@ impl Api {
         let mut at = self.list_revision(query).await?;
         if !query.next.is_empty() {
             let (revision, last) = self.read_token(&query.next)?;
+            let namespace =
+                namespace.filter(|_| resource.namespaced).map(|namespace| format!("{namespace}/"));
+            // A token is the client's word: it must not lead elsewhere.
+            if !last.starts_with(&format!("{}{}", resource.prefix(), namespace.unwrap_or_default())) {
+                return Err(Failure::bad_request("continue key is not valid"));
+            }
             at = Some(Revision(revision));
             range = range.after(last.as_bytes());
         }

@@ -158,7 +158,7 @@ impl Api {
             return self.edit_missing(edit, outcome).await;
         };
         let mut new = make(edit, &live.object, outcome, &mut warnings)?;
-        check_identity(edit, &live.object, &new)?;
+        check_identity(edit, &live.object, &new, outcome)?;
         keep_what_is_not_written(edit, &live.object, &mut new);
         if !matches!(outcome, Outcome::Apply { .. }) {
             track(edit, &live.object, &mut new);
@@ -172,7 +172,10 @@ impl Api {
         note_definition(resource, &mut new, &mut warnings);
         let version = live.object.pointer("/metadata/resourceVersion").cloned();
         object::put(object::metadata(&mut new), "resourceVersion", version);
-        if new == live.object || edit.dry_run {
+        if apply::differs_in_times_only(&live.object, &new) {
+            return Ok(Some(Written { object: live.object, created: false, warnings }));
+        }
+        if edit.dry_run {
             return Ok(Some(Written { object: new, created: false, warnings }));
         }
         let stored = self.replace(resource, &edit.key(&edit.name), Some(&live), new, Vec::new()).await?;
@@ -367,19 +370,26 @@ fn set_namespace(resource: &Resource, namespace: Option<&str>, object: &mut Valu
     };
     let sent = object::namespace(object);
     if !sent.is_empty() && sent != namespace {
-        return Err(Failure::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        ));
+        return Err(foreign_namespace());
     }
     object::metadata(object).insert("namespace".to_owned(), namespace.into());
     Ok(())
 }
 
 /// That `new` is the same object as `live`, and was made from its present version if it names one.
-fn check_identity(edit: &Edit, live: &Value, new: &Value) -> Result<()> {
+fn check_identity(edit: &Edit, live: &Value, new: &Value, outcome: &Outcome) -> Result<()> {
     let (resource, name) = (&edit.resource, edit.name.as_str());
-    if object::name(new) != name && !object::name(new).is_empty() {
+    if object::name(new).is_empty() {
+        let why =
+            format!("the name of the object ({name} based on URL) was undeterminable: name must be provided");
+        return Err(Failure::bad_request(why));
+    }
+    if object::name(new) != name {
         return Err(name_mismatch(object::name(new), name));
+    }
+    let namespace = object::namespace(new);
+    if resource.namespaced && !namespace.is_empty() && Some(namespace) != edit.namespace.as_deref() {
+        return Err(foreign_namespace());
     }
     let version = text(new, "/metadata/resourceVersion");
     if version.is_empty() {
@@ -394,6 +404,10 @@ fn check_identity(edit: &Edit, live: &Value, new: &Value) -> Result<()> {
     }
     let uid = object::uid(new);
     if !uid.is_empty() && uid != object::uid(live) {
+        if matches!(outcome, Outcome::Merge(_) | Outcome::Json(_) | Outcome::Strategic(_)) {
+            let cause = Cause::invalid("metadata.uid", &uid.into(), "field is immutable");
+            return Err(Failure::invalid(&resource.version.group, &resource.kind, name, &[cause]));
+        }
         let why = format!(
             "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
             object::uid(live)
@@ -401,6 +415,12 @@ fn check_identity(edit: &Edit, live: &Value, new: &Value) -> Result<()> {
         return Err(Failure::conflict(resource.about(name), &why));
     }
     Ok(())
+}
+
+fn foreign_namespace() -> Failure {
+    Failure::bad_request(
+        "the namespace of the provided object does not match the namespace sent on the request",
+    )
 }
 
 /// Puts back what this way of writing does not touch.

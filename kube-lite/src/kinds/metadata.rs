@@ -7,6 +7,8 @@ use crate::object::{self, items, text};
 use crate::select::{is_dns_label, is_dns_subdomain, is_label_key, is_label_value};
 use crate::status::Cause;
 
+/// Longest `generateName`: as long as a name.
+const MAX_GENERATE_BYTES: usize = 253;
 /// How metadata merges.
 pub(super) const SHAPE: [&str; 3] =
     ["metadata.finalizers[set]", "metadata.ownerReferences[uid]!", "metadata.labels"];
@@ -23,6 +25,11 @@ pub(crate) fn check_metadata(resource: &Resource, object: &Value) -> Vec<Cause> 
         causes.push(Cause::required("metadata.name", "name or generateName is required"));
     } else if let Some(why) = wrong_name(rule, name) {
         causes.push(Cause::invalid("metadata.name", &name.into(), why));
+    }
+    let generate = object::text(object, "/metadata/generateName");
+    if generate.len() > MAX_GENERATE_BYTES {
+        let why = format!("must be no more than {MAX_GENERATE_BYTES} characters");
+        causes.push(Cause::invalid("metadata.generateName", &generate.into(), why));
     }
     for (key, value) in object.pointer("/metadata/labels").and_then(Value::as_object).into_iter().flatten() {
         if !is_label_key(key) {

@@ -105,11 +105,10 @@ fn default_container(container: &mut Map<String, Value>) {
 }
 
 pub(super) fn prepare(pod: &mut Value, old: Option<&Value>) {
-    if old.is_some() {
-        return;
+    if old.is_none() {
+        let status = json!({"phase": "Pending", "qosClass": quality(pod)});
+        object::fields(pod).insert("status".to_owned(), status);
     }
-    let status = json!({"phase": "Pending", "qosClass": quality(pod)});
-    object::fields(pod).insert("status".to_owned(), status);
     let spec = object::child(pod, "spec");
     object::default(spec, "priority", 0);
     object::default(spec, "preemptionPolicy", "PreemptLowerPriority");

@@ -217,3 +217,51 @@ async fn a_large_kind_in_protobuf_is_refused_by_name() {
         api.send("POST", &api.core("pods"), &headers, envelope).await.failed(415, "UnsupportedMediaType");
     assert!(message.contains("does not read Pod in protobuf"), "{message}");
 }
+
+/// A token of one kind is no way into another, and not out of a namespace.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_of_another_kind_or_namespace_is_refused() {
+    let (_dir, _server, api) = start().await;
+    for name in ["a", "b"] {
+        api.post(&api.core("configmaps"), &config_map(name, &json!({}), &json!({}))).await.ok();
+    }
+    let first = api.get(&format!("{}?limit=1", api.core("configmaps"))).await.ok();
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    for path in [api.core("secrets"), "/api/v1/namespaces/default/configmaps".to_owned()] {
+        let answer = api.get(&format!("{path}?limit=1&continue={token}")).await;
+        assert_eq!(answer.failed(400, "BadRequest"), "continue key is not valid", "{path}");
+    }
+    assert_eq!(api.get(&format!("/api/v1/configmaps?continue={token}")).await.code, 200);
+}
+
+/// What nobody could read again, whole or in a list, is not written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn objects_do_not_nest_without_end() {
+    let (_dir, _server, api) = start().await;
+    let any = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "things.deep.example"},
+        "spec": {"group": "deep.example", "scope": "Namespaced",
+            "names": {"plural": "things", "singular": "thing", "kind": "Thing", "listKind": "ThingList"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": any}}]},
+    });
+    api.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).await.ok();
+    let things = api.group("deep.example/v1", "things");
+    let nested = |depth: usize| (0..depth).fold(json!(1), |inner, _| json!({ "a": inner }));
+    let thing = |name: &str, depth| json!({"apiVersion": "deep.example/v1", "kind": "Thing", "metadata": {"name": name}, "x": nested(depth)});
+    api.until(&things, |answer| answer.code == 200).await;
+    api.post(&things, &thing("fits", 80)).await.ok();
+    for depth in [99, 120] {
+        let message = api.post(&things, &thing("deep", depth)).await.failed(400, "BadRequest");
+        assert!(message.contains("up to 100 deep"), "{message}");
+    }
+    // Step by step neither.
+    let inner = format!("/x{}/b", "/a".repeat(79));
+    let grow = json!([{"op": "replace", "path": format!("/x{}", "/a".repeat(79)), "value": {}},
+        {"op": "add", "path": inner, "value": nested(60)}]);
+    api.patch(&format!("{things}/fits"), JSON_PATCH, &grow).await.failed(422, "Invalid");
+    let doubled = (0..9_000).map(|_| json!({"op": "move", "from": "/x", "path": "/x/a"}));
+    api.patch(&format!("{things}/fits"), JSON_PATCH, &doubled.collect()).await.failed(422, "Invalid");
+    assert_eq!(api.get(&things).await.ok()["items"].as_array().unwrap().len(), 1);
+}

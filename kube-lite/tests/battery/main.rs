@@ -16,6 +16,7 @@ mod lite_only;
 mod objects;
 mod real;
 mod services;
+mod strange;
 mod watching;
 
 use client::Api;
@@ -87,4 +88,10 @@ battery! {
     custom::versions_are_converted_by_name,
     custom::a_forgotten_version_is_gone,
     kubectl::the_verbs_work,
+    strange::a_write_that_lacks_only_what_the_server_gives_is_none,
+    strange::options_that_do_not_go_together_are_refused,
+    strange::a_name_in_a_path_is_taken_as_it_is,
+    strange::an_object_keeps_its_name_and_its_namespace,
+    strange::a_json_patch_has_bounds,
+    strange::a_token_leads_nowhere_else,
 }
