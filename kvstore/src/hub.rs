@@ -92,6 +92,8 @@ pub(crate) struct Hub {
     groups: Mutex<Intervals<Arc<Group>>>,
     /// How many groups there are.
     heard: AtomicUsize,
+    /// How many watches.
+    watches: AtomicUsize,
     /// When it was last tidied.
     tidied: AtomicU64,
 }
@@ -187,6 +189,11 @@ impl Hub {
         self.heard.load(Ordering::Acquire) > 0
     }
 
+    /// How many watches there are.
+    pub(crate) fn watches(&self) -> usize {
+        self.watches.load(Ordering::Relaxed)
+    }
+
     /// Joins the group of `range`; `signal` will name `id` when there is news.
     pub(crate) fn subscribe(
         self: &Arc<Self>,
@@ -212,6 +219,7 @@ impl Hub {
         drop(ring);
         self.heard.store(groups.len(), Ordering::Release);
         drop(groups);
+        self.watches.fetch_add(1, Ordering::Relaxed);
         Subscription { group, member, next, hub: Arc::clone(self) }
     }
 }
@@ -344,6 +352,7 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
+        self.hub.watches.fetch_sub(1, Ordering::Relaxed);
         let mut groups = lock(&self.hub.groups);
         let mut ring = lock(&self.group.ring);
         ring.members.retain(|member| !Arc::ptr_eq(member, &self.member));

@@ -11,6 +11,7 @@
 mod crc;
 mod disk;
 mod lock;
+mod times;
 mod writer;
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ pub use self::disk::{DurableError, empty_data_dir, holds_keys, keep_users, resto
 pub(crate) use self::{
     disk::{open, users, write_image, write_users},
     lock::{Held, hold},
+    times::DiskTimes,
     writer::{Failed, Journal},
 };
 use crate::{

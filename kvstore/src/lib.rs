@@ -18,6 +18,7 @@ mod embedded;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod histogram;
 mod hub;
 mod image;
 mod journal;

@@ -87,6 +87,29 @@ struct Change {
     slot: SlotId,
 }
 
+/// What was done since the key space was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Puts of keys.
+    pub puts: u64,
+    /// Bytes of their keys and values.
+    pub put_bytes: u64,
+    /// Deletions of a key or a range, whether something was there or not.
+    pub deletes: u64,
+    /// Ranges that were read in transactions.
+    pub ranges: u64,
+    /// Transactions of several operations.
+    pub txns: u64,
+    /// Leases that began.
+    pub leases_granted: u64,
+    /// Times that one was kept alive.
+    pub leases_renewed: u64,
+    /// Leases that ended.
+    pub leases_revoked: u64,
+    /// Those of them whose time was over.
+    pub leases_expired: u64,
+}
+
 /// The store.
 #[derive(Debug)]
 pub struct Keyspace {
@@ -106,6 +129,7 @@ pub struct Keyspace {
     bytes: usize,
     /// Whether anyone wants the events of commits.
     heard: bool,
+    counts: Counts,
     scratch: Vec<u8>,
 }
 
@@ -129,6 +153,7 @@ impl Keyspace {
             pins: BTreeMap::new(),
             bytes: 0,
             heard: true,
+            counts: Counts::default(),
             scratch: Vec::new(),
         }
     }
@@ -158,6 +183,11 @@ impl Keyspace {
         self.heard = heard;
     }
 
+    /// What was done so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
     /// Changes in the log.
     pub fn log_len(&self) -> usize {
         self.log.len()
@@ -168,7 +198,11 @@ impl Keyspace {
     /// # Errors
     /// [`Refusal::LeaseExists`].
     pub fn grant(&mut self, id: i64, ttl: i64, now: Millis) -> Result<(), Refusal> {
-        if self.leases.grant(id, ttl, now) { Ok(()) } else { Err(Refusal::LeaseExists) }
+        if !self.leases.grant(id, ttl, now) {
+            return Err(Refusal::LeaseExists);
+        }
+        self.counts.leases_granted += 1;
+        Ok(())
     }
 
     /// Gives a lease its full time again; returns that in seconds.
@@ -176,7 +210,9 @@ impl Keyspace {
     /// # Errors
     /// [`Refusal::LeaseNotFound`], also for a lease that is over but not yet revoked.
     pub fn keep_alive(&mut self, id: i64, now: Millis) -> Result<i64, Refusal> {
-        self.leases.keep_alive(id, now).ok_or(Refusal::LeaseNotFound { lease: id })
+        let ttl = self.leases.keep_alive(id, now).ok_or(Refusal::LeaseNotFound { lease: id })?;
+        self.counts.leases_renewed += 1;
+        Ok(ttl)
     }
 
     /// Gives every lease its full time again: after a time when nobody could keep them alive.
@@ -190,6 +226,7 @@ impl Keyspace {
     /// [`Refusal::LeaseNotFound`].
     pub fn revoke(&mut self, id: i64) -> Result<Commit, Refusal> {
         let lease = self.leases.remove(id).ok_or(Refusal::LeaseNotFound { lease: id })?;
+        self.counts.leases_revoked += 1;
         // In the order of their keys, whatever order they were attached in.
         let mut keys: Vec<Record> = lease.keys.iter().map(|&id| self.slots.get(id).current.clone()).collect();
         keys.sort_unstable_by(|a, b| a.key().cmp(b.key()));
@@ -203,7 +240,12 @@ impl Keyspace {
     /// The same if its time is over by `now`. It may not be, even if it was just now: it was kept alive, or ended and
     /// granted anew.
     pub fn revoke_if_ended(&mut self, id: i64, now: Millis) -> Option<Commit> {
-        if self.leases.get(id)?.end > now { None } else { self.revoke(id).ok() }
+        if self.leases.get(id)?.end > now {
+            return None;
+        }
+        let commit = self.revoke(id).ok()?;
+        self.counts.leases_expired += 1;
+        Some(commit)
     }
 
     /// Time to live as granted and what remains, in seconds (rounded down), and the keys on demand.

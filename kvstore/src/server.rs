@@ -145,7 +145,7 @@ impl Server {
             client_cert_auth,
             tls,
             limits: config.limits,
-            metrics: Metrics::default(),
+            metrics: Metrics::new(config.extensive_metrics),
             name: config.name,
             client_urls: config.advertise_client_urls,
             peer_urls: config.advertise_peer_urls,

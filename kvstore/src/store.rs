@@ -30,7 +30,7 @@ use crate::{
     embedded::EmbeddedClient,
     hub::{Hub, Signal, TIDY},
     image::Image,
-    journal::{self, DurableError, Entry, Failed, Held, Journal, users, write_image, write_users},
+    journal::{self, DiskTimes, DurableError, Entry, Failed, Held, Journal, users, write_image, write_users},
     mvcc::{Commit, Keyspace, Millis, Put, Record, Refusal, Transaction, TxnResult},
     range::KeyRange,
     watcher::Watcher,
@@ -81,6 +81,8 @@ pub struct Store {
     keyspace: parking_lot::Mutex<Keyspace>,
     /// Bytes of all kept records as of the last change, for those who ask before each write.
     bytes: AtomicUsize,
+    /// Ranges that were read, but for those in transactions.
+    ranges: AtomicU64,
     auth: ArcSwap<Auth>,
     /// One change of users at a time.
     auth_changes: Mutex<()>,
@@ -145,6 +147,7 @@ impl Store {
         Self {
             config,
             bytes: AtomicUsize::new(keyspace.bytes()),
+            ranges: AtomicU64::new(0),
             root_changes: AtomicU64::new(roots::root_changes(&keyspace)),
             keyspace: parking_lot::Mutex::new(keyspace),
             auth: ArcSwap::from_pointee(auth),
@@ -405,6 +408,21 @@ impl Store {
         }
     }
 
+    /// How long the disk of a durable store takes.
+    pub(crate) fn disk_times(&self) -> Option<&DiskTimes> {
+        self.journal.as_ref().map(Journal::times)
+    }
+
+    /// Ranges that were read, but for those in transactions.
+    pub(crate) fn ranges(&self) -> u64 {
+        self.ranges.load(Ordering::Relaxed)
+    }
+
+    /// How many watches there are.
+    pub(crate) fn watches(&self) -> usize {
+        self.hub.watches()
+    }
+
     /// Whether the disk of a durable store has no room for more.
     pub(crate) fn disk_is_full(&self) -> bool {
         self.journal.as_ref().is_some_and(Journal::is_full)
@@ -416,11 +434,13 @@ impl Store {
         while let Some(image) = stop.run_until_cancelled(self.image_when_long(journal)).await {
             let (dir, held) = (journal.dir().to_owned(), journal.held());
             let written = tokio::task::spawn_blocking(move || {
-                let _until_written = held;
-                write_image(&dir, &image)
+                let (_until_written, began) = (held, Instant::now());
+                write_image(&dir, &image).map(|()| began.elapsed())
             });
-            if let Ok(Err(error)) = written.await {
-                warn!(%error, "cannot write a new image, the journals stay");
+            match written.await {
+                Ok(Ok(took)) => journal.times().image.observe(took),
+                Ok(Err(error)) => warn!(%error, "cannot write a new image, the journals stay"),
+                Err(_panicked_or_the_runtime_ends) => {}
             }
         }
     }

@@ -80,6 +80,10 @@ pub(crate) struct ServerArgs {
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     listen_metrics_urls: Vec<ListenUrl>,
 
+    /// Whether metrics tell how long calls take, too (`extensive`).
+    #[arg(long, value_name = "basic|extensive", default_value = "basic", value_parser = ["basic", "extensive"])]
+    metrics: String,
+
     /// What the member list says of how to reach the store [default: --listen-client-urls].
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     advertise_client_urls: Vec<String>,
@@ -344,6 +348,7 @@ impl ServerArgs {
             name: self.name.clone(),
             advertise_client_urls: advertised,
             advertise_peer_urls: vec!["http://localhost:2380".to_owned()],
+            extensive_metrics: self.metrics == "extensive",
             limits: ServerLimits {
                 request_bytes: self.max_request_bytes,
                 txn_operations: self.max_txn_ops,

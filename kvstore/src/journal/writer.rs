@@ -17,7 +17,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{oneshot, watch};
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::medium::{File, Medium};
-use super::{Entry, Gathered, Held, disk::journal_after};
+use super::{DiskTimes, Entry, Gathered, Held, disk::journal_after};
 
 /// A journal of this size is folded into a new image.
 const FOLD_BYTES: u64 = 64 << 20;
@@ -62,6 +62,7 @@ struct Inner {
     /// Bytes of the file.
     bytes: AtomicU64,
     full: AtomicBool,
+    times: DiskTimes,
     failed: CancellationToken,
 }
 
@@ -131,6 +132,7 @@ impl Journal {
             flushed: watch::Sender::new(sequence),
             bytes: AtomicU64::new(bytes),
             full: AtomicBool::new(false),
+            times: DiskTimes::default(),
             failed,
         });
         let mut writer = Writer { inner: Arc::clone(&inner), medium, written: bytes, reserved: bytes };
@@ -179,6 +181,11 @@ impl Journal {
     /// Number of the last entry that was noted.
     pub(crate) fn sequence(&self) -> u64 {
         self.inner.noted.load(Ordering::Acquire)
+    }
+
+    /// How long the disk takes.
+    pub(crate) fn times(&self) -> &DiskTimes {
+        &self.inner.times
     }
 
     /// Where its files are.
@@ -273,7 +280,9 @@ impl Writer {
         for frame in frames {
             self.write(&frame.encode())?;
         }
+        let began = Instant::now();
         self.medium.sync()?;
+        self.inner.times.sync.observe(began.elapsed());
         self.inner.bytes.store(self.written, Ordering::Relaxed);
         // Before anyone is told, so that whoever is let in next finds room.
         self.reserve();
@@ -284,8 +293,11 @@ impl Writer {
     /// One frame, whole. A full disk is waited for: what was noted cannot be taken back.
     fn write(&mut self, frame: &[u8]) -> io::Result<()> {
         loop {
+            let began = Instant::now();
             match self.medium.append(frame) {
                 Ok(()) => {
+                    self.inner.times.write.observe(began.elapsed());
+                    self.inner.times.wrote(frame.len());
                     self.written += frame.len() as u64;
                     return Ok(());
                 }

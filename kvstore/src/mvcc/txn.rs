@@ -147,6 +147,8 @@ impl Keyspace {
         let mut path = Vec::new();
         self.decide(txn, &mut path);
         self.check(txn, &mut path.iter().copied())?;
+        let ops = txn.branch(path.first().copied().unwrap_or_default());
+        self.counts.txns += u64::from(ops.len() > 1);
         let mut write = self.write();
         let result = write.carry_out(txn, &mut path.iter().copied())?;
         Ok((result, write.commit()))
@@ -248,7 +250,10 @@ impl WriteTxn<'_> {
         let mut results = Vec::with_capacity(txn.branch(succeeded).len());
         for op in txn.branch(succeeded) {
             results.push(match op {
-                Op::Range(ask) => OpResult::Range(self.store().range_at(ask, self.read_revision())?),
+                Op::Range(ask) => {
+                    self.count_range();
+                    OpResult::Range(self.store().range_at(ask, self.read_revision())?)
+                }
                 Op::Put(put) => {
                     let prev = self.carry_out_put(put);
                     OpResult::Put { prev, revision: self.read_revision() }

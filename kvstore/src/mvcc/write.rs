@@ -121,6 +121,11 @@ impl Keyspace {
 }
 
 impl WriteTxn<'_> {
+    /// Notes that something was read in it.
+    pub(super) fn count_range(&mut self) {
+        self.store.counts.ranges += 1;
+    }
+
     /// The store with the changes so far.
     pub fn store(&self) -> &Keyspace {
         self.store
@@ -143,6 +148,8 @@ impl WriteTxn<'_> {
             value,
             lease,
         };
+        store.counts.puts += 1;
+        store.counts.put_bytes += (key.len() + value.len()) as u64;
         let found = store.index.find_near(&store.slots, key, self.near);
         let (id, prev) = match found {
             Err(place) => {
@@ -190,6 +197,11 @@ impl WriteTxn<'_> {
 
     /// Deletes a key; returns what it was.
     pub fn delete_key(&mut self, key: &[u8]) -> Option<Record> {
+        self.store.counts.deletes += 1;
+        self.end_key(key)
+    }
+
+    fn end_key(&mut self, key: &[u8]) -> Option<Record> {
         let store = &mut *self.store;
         let (place, id) = store.index.find(&store.slots, key).ok()?;
         let slot = store.slots.get_mut(id);
@@ -211,6 +223,7 @@ impl WriteTxn<'_> {
 
     /// Deletes every key of `range`; returns what they were, in order.
     pub fn delete_range(&mut self, range: &KeyRange) -> Vec<Record> {
+        self.store.counts.deletes += 1;
         let store = &*self.store;
         let records: Vec<Record> = store
             .index
@@ -220,7 +233,7 @@ impl WriteTxn<'_> {
             .map(|slot| slot.current.clone())
             .collect();
         for record in &records {
-            self.delete_key(record.key());
+            self.end_key(record.key());
         }
         records
     }

@@ -21,6 +21,8 @@ pub struct ServerConfig {
     pub advertise_client_urls: Vec<String>,
     /// The same for peers, of which there are none.
     pub advertise_peer_urls: Vec<String>,
+    /// `--metrics=extensive`: how long calls take is counted too.
+    pub extensive_metrics: bool,
     /// What a client may ask of it.
     pub limits: ServerLimits,
 }
@@ -106,6 +108,7 @@ impl ServerConfig {
             name: "default".to_owned(),
             advertise_client_urls: vec![format!("{scheme}://{address}")],
             advertise_peer_urls: vec!["http://localhost:2380".to_owned()],
+            extensive_metrics: false,
             limits: ServerLimits::default(),
         }
     }

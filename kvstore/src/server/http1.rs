@@ -70,6 +70,7 @@ fn health(shared: &Shared, query: &str) -> (StatusCode, &'static str, String) {
     let alarm = alarms.iter().map(|alarm| alarm.alarm().as_str_name()).find(|name| {
         !query.split('&').any(|pair| pair.strip_prefix("exclude=").is_some_and(|excluded| excluded == *name))
     });
+    shared.metrics.health_checked(alarm.is_none());
     match alarm {
         Some(name) => (
             StatusCode::SERVICE_UNAVAILABLE,

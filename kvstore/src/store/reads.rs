@@ -1,6 +1,8 @@
 //! Reads that may be long: ranges, images, checksums. No hold of the lock is long, and no thread is kept for long from
 //! whoever else it serves.
 
+use std::sync::atomic::Ordering;
+
 use tokio::sync::oneshot;
 
 use super::{KeyspaceGuard, Store};
@@ -42,6 +44,7 @@ struct Reading<'a> {
 impl Store {
     /// What a range holds. Long ranges are read in chunks, as of one revision.
     pub(crate) async fn range(&self, ask: &Range) -> Result<RangeResult, Refusal> {
+        self.ranges.fetch_add(1, Ordering::Relaxed);
         let (now, count, reading) = {
             let mut keyspace = self.lock();
             if ask.count_only || ask.cut() <= SHORT {

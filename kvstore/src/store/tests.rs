@@ -77,6 +77,30 @@ async fn leases_end_while_a_journal_is_folded() {
     tokio::join!(store.housekeep(&stop), ends);
 }
 
+#[tokio::test]
+async fn flushes_and_folds_are_timed() {
+    let dir = TempDir::new().unwrap();
+    let opened = journal::open(dir.path(), 0, (1, 1)).unwrap();
+    let long = 1 << 30;
+    let journal = Journal::start(&opened.journal, long, 0, opened.held, CancellationToken::new()).unwrap();
+    let store = Store::with(StoreConfig::default(), opened.keyspace, opened.auth, Some(journal));
+    put(&store, "k", "v");
+    store.settled().await.unwrap();
+    let times = store.disk_times().unwrap();
+    assert_eq!((times.write.count(), times.sync.count(), times.image.count()), (1, 1, 0));
+    assert_eq!(times.written(), fs::metadata(&opened.journal).unwrap().len());
+    let stop = CancellationToken::new();
+    let folded = async {
+        while times.image.count() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        stop.cancel();
+    };
+    let both = async { tokio::join!(store.housekeep(&stop), folded) };
+    tokio::time::timeout(Duration::from_secs(20), both).await.expect("it is folded");
+    assert!(dir.path().join("image").exists());
+}
+
 #[test]
 fn a_quiet_watch_whose_place_was_compacted_gets_what_it_did_not_take_in_time() {
     let store = Store::new(StoreConfig::default());

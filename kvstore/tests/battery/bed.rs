@@ -226,7 +226,7 @@ pub(crate) fn tool(name: &str) -> PathBuf {
 pub(crate) struct Etcd {
     pub(crate) pki: Pki,
     pub(crate) port: u16,
-    _data: TempDir,
+    data: TempDir,
     process: Child,
 }
 
@@ -234,7 +234,27 @@ pub(crate) async fn etcd() -> Etcd {
     etcd_with(&[]).await
 }
 
+/// One that also serves its metrics without TLS, and where.
+pub(crate) async fn etcd_with_metrics(more: &[&str]) -> (Etcd, SocketAddr) {
+    loop {
+        let at = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let listen = format!("--listen-metrics-urls=http://{at}");
+        if let Some(etcd) = start_etcd(&[more, &[&listen]].concat()).await {
+            return (etcd, at);
+        }
+    }
+}
+
 pub(crate) async fn etcd_with(more: &[&str]) -> Etcd {
+    loop {
+        if let Some(etcd) = start_etcd(more).await {
+            return etcd;
+        }
+    }
+}
+
+/// `None` if another program took a port that was free just before.
+async fn start_etcd(more: &[&str]) -> Option<Etcd> {
     let pki = Pki::new();
     let data = TempDir::new().unwrap();
     let [port, peers] = [free_port(), free_port()];
@@ -258,15 +278,27 @@ pub(crate) async fn etcd_with(more: &[&str]) -> Etcd {
         .stderr(log)
         .spawn()
         .unwrap();
-    let etcd = Etcd { pki, port, _data: data, process };
-    within("etcd's start", async {
-        let client = etcd.client();
-        while client.status().await.is_err() {
+    let mut etcd = Etcd { pki, port, data, process };
+    let client = etcd.client();
+    let started = within("etcd's start", async {
+        loop {
+            // Whoever answers at the port is another one if ours has ended.
+            let answers = client.status().await.is_ok();
+            if etcd.process.try_wait().unwrap().is_some() {
+                return false;
+            }
+            if answers {
+                return true;
+            }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-    })
-    .await;
-    etcd
+    });
+    if started.await {
+        return Some(etcd);
+    }
+    let log = std::fs::read_to_string(etcd.data.path().join("log")).unwrap();
+    assert!(log.contains("address already in use"), "etcd ended: {log}");
+    None
 }
 
 impl Etcd {

@@ -24,6 +24,7 @@ const SAME: &[&str] = &[
     "max-concurrent-streams",
     "max-request-bytes",
     "max-txn-ops",
+    "metrics",
     "name",
     "quota-backend-bytes",
     "trusted-ca-file",
@@ -63,7 +64,6 @@ const IGNORED: &[&str] = &[
     "logger",
     "max-snapshots",
     "max-wals",
-    "metrics",
     "peer-auto-tls",
     "peer-cert-file",
     "peer-client-cert-auth",
@@ -201,11 +201,14 @@ mod tests {
     #[test]
     fn the_charts_command_line_is_understood() {
         let translated = of(CHART).unwrap();
-        assert_eq!(translated.ignored, ["enable-grpc-gateway", "initial-cluster-token", "metrics"]);
+        assert_eq!(translated.ignored, ["enable-grpc-gateway", "initial-cluster-token"]);
         assert_eq!(translated.compaction, AutoCompaction::Periodic(Duration::from_secs(3600)));
         let config = translated.serve.server.config().unwrap();
         assert_eq!((config.listen.len(), config.listen_metrics.len()), (2, 1));
         assert_eq!(config.name, "clustermesh-apiserver");
+        assert!(!config.extensive_metrics);
+        let translated = of("--metrics=basic --metrics=extensive").unwrap();
+        assert!(translated.serve.server.config().unwrap().extensive_metrics);
         assert!(config.tls.is_some());
     }
 
@@ -262,8 +265,8 @@ mod tests {
 
     #[test]
     fn a_flag_without_meaning_is_named_once_however_often_it_comes() {
-        let translated = of("--metrics=basic --log-outputs=stderr --metrics=extensive").unwrap();
-        assert_eq!(translated.ignored, ["log-outputs", "metrics"]);
+        let translated = of("--logger=zap --log-outputs=stderr --logger=zap").unwrap();
+        assert_eq!(translated.ignored, ["log-outputs", "logger"]);
     }
 
     #[test]

@@ -6,14 +6,17 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use tonic::Code;
 
-use crate::server::status::code_name;
+use crate::{histogram::Histogram, server::status::code_name};
 
 /// Codes of gRPC, from 0 on.
 const CODES: usize = 17;
+/// Buckets of how long calls take: those of every Prometheus client by default, which etcd has.
+const BOUNDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// Service, method, kind.
 const METHODS: &[(&str, &str, &str)] = &[
@@ -80,10 +83,12 @@ pub(crate) struct Calls {
     pub(crate) sent: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Method {
     started: AtomicU64,
     handled: [AtomicU64; CODES],
+    /// How long they took, if that is wanted.
+    took: Option<Histogram>,
 }
 
 /// A call that is under way; dropped without an outcome it counts as cancelled.
@@ -91,23 +96,38 @@ struct Method {
 pub(crate) struct Counted {
     calls: Arc<Calls>,
     method: Option<usize>,
-}
-
-impl Default for Calls {
-    fn default() -> Self {
-        let methods = METHODS.iter().map(|_| Method::default()).collect();
-        Self { methods, received: AtomicU64::new(0), sent: AtomicU64::new(0) }
-    }
+    /// If it is wanted how long it takes.
+    began: Option<Instant>,
 }
 
 impl Calls {
+    /// Counts how long calls take, too, if they are `timed`.
+    pub(crate) fn new(timed: bool) -> Self {
+        let method = |_: &_| Method {
+            started: AtomicU64::new(0),
+            handled: Default::default(),
+            took: timed.then(|| Histogram::new(BOUNDS)),
+        };
+        let methods = METHODS.iter().map(method).collect();
+        Self { methods, received: AtomicU64::new(0), sent: AtomicU64::new(0) }
+    }
+
+    /// How many calls of a service's streams are under way.
+    pub(crate) fn open(&self, service: &str, method: &str) -> u64 {
+        let Some(method) = position(service, method).map(|method| &self.methods[method]) else { return 0 };
+        let ended: u64 = method.handled.iter().map(|handled| handled.load(Ordering::Relaxed)).sum();
+        method.started.load(Ordering::Relaxed).saturating_sub(ended)
+    }
+
     /// Counts the start of a call; one of an unknown method is not counted.
     pub(crate) fn start(self: &Arc<Self>, service: &str, method: &str) -> Counted {
-        let method = METHODS.iter().position(|known| known.1 == method && known.0 == service);
-        if let Some(method) = method {
-            self.methods[method].started.fetch_add(1, Ordering::Relaxed);
+        let method = position(service, method);
+        let mut began = None;
+        if let Some(method) = method.map(|method| &self.methods[method]) {
+            method.started.fetch_add(1, Ordering::Relaxed);
+            began = method.took.as_ref().map(|_| Instant::now());
         }
-        Counted { calls: Arc::clone(self), method }
+        Counted { calls: Arc::clone(self), method, began }
     }
 
     /// In Prometheus' text form; what never happened is left out.
@@ -134,6 +154,17 @@ impl Calls {
                 }
             }
         });
+        if self.methods.iter().all(|method| method.took.is_none()) {
+            return;
+        }
+        out.push_str(
+            "# HELP grpc_server_handling_seconds How long calls took.\n# TYPE grpc_server_handling_seconds histogram\n",
+        );
+        self.each(|labels, method| {
+            if let Some(took) = method.took.as_ref().filter(|took| took.count() > 0) {
+                took.render(out, "grpc_server_handling_seconds", labels);
+            }
+        });
     }
 
     fn each(&self, mut show: impl FnMut(&str, &Method)) {
@@ -153,7 +184,11 @@ impl Counted {
     /// Counts how the call ended.
     pub(crate) fn end(&mut self, code: Code) {
         if let Some(method) = self.method.take() {
-            self.calls.methods[method].handled[code as usize].fetch_add(1, Ordering::Relaxed);
+            let method = &self.calls.methods[method];
+            method.handled[code as usize].fetch_add(1, Ordering::Relaxed);
+            if let (Some(took), Some(began)) = (&method.took, self.began) {
+                took.observe(began.elapsed());
+            }
         }
     }
 }
@@ -162,6 +197,10 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.end(Code::Cancelled);
     }
+}
+
+fn position(service: &str, method: &str) -> Option<usize> {
+    METHODS.iter().position(|known| known.1 == method && known.0 == service)
 }
 
 fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
@@ -175,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_call_counts_once_with_its_outcome() {
-        let calls = Arc::new(Calls::default());
+        let calls = Arc::new(Calls::new(false));
         calls.start("etcdserverpb.KV", "Put").end(Code::Ok);
         drop(calls.start("etcdserverpb.Watch", "Watch"));
         calls.start("etcdserverpb.KV", "NoSuch").end(Code::Unimplemented);
@@ -189,6 +228,28 @@ mod tests {
                 r#"grpc_server_started_total{grpc_method="Watch",grpc_service="etcdserverpb.Watch",grpc_type="bidi_stream"} 1"#,
                 r#"grpc_server_handled_total{grpc_code="OK",grpc_method="Put",grpc_service="etcdserverpb.KV",grpc_type="unary"} 1"#,
                 r#"grpc_server_handled_total{grpc_code="Canceled",grpc_method="Watch",grpc_service="etcdserverpb.Watch",grpc_type="bidi_stream"} 1"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn a_call_that_ends_has_its_time_where_that_is_wanted() {
+        let mut texts = [String::new(), String::new()];
+        for (timed, text) in [false, true].into_iter().zip(&mut texts) {
+            let calls = Arc::new(Calls::new(timed));
+            calls.start("etcdserverpb.KV", "Put").end(Code::Ok);
+            let under_way = calls.start("etcdserverpb.Watch", "Watch");
+            assert_eq!(calls.open("etcdserverpb.Watch", "Watch"), 1);
+            calls.render(text);
+            drop(under_way);
+            assert_eq!(calls.open("etcdserverpb.Watch", "Watch"), 0);
+        }
+        assert!(!texts[0].contains("grpc_server_handling_seconds"));
+        let counts: Vec<&str> = texts[1].lines().filter(|line| line.contains("seconds_count")).collect();
+        assert_eq!(
+            counts,
+            [
+                r#"grpc_server_handling_seconds_count{grpc_method="Put",grpc_service="etcdserverpb.KV",grpc_type="unary"} 1"#
             ]
         );
     }

@@ -36,6 +36,9 @@ fn of(stat: &str, status: &str, limits: &str, machine: &str, open: Option<usize>
         ("process_virtual_memory_bytes", "gauge", "Virtual memory.", bytes("VmSize:")),
         ("process_open_fds", "gauge", "Open files.", open.map(|open| open as f64)),
         ("process_max_fds", "gauge", "Files that may be open.", field(limits, "Max open files", 0)),
+        // etcd has both under names of its own as well.
+        ("os_fd_used", "gauge", "Open files.", open.map(|open| open as f64)),
+        ("os_fd_limit", "gauge", "Files that may be open.", field(limits, "Max open files", 0)),
         (
             "process_start_time_seconds",
             "gauge",
@@ -68,6 +71,8 @@ mod tests {
                 ("process_virtual_memory_bytes", 2_097_152.0),
                 ("process_open_fds", 9.0),
                 ("process_max_fds", 1024.0),
+                ("os_fd_used", 9.0),
+                ("os_fd_limit", 1024.0),
                 ("process_start_time_seconds", 1_700_000_015.0),
             ]
         );
