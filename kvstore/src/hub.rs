@@ -94,6 +94,8 @@ pub(crate) struct Hub {
     heard: AtomicUsize,
     /// How many watches.
     watches: AtomicUsize,
+    /// How many groups there were.
+    numbers: AtomicU64,
     /// When it was last tidied.
     tidied: AtomicU64,
 }
@@ -101,6 +103,8 @@ pub(crate) struct Hub {
 /// Watches of one range.
 #[derive(Debug)]
 struct Group {
+    /// No other one has it.
+    number: u64,
     range: KeyRange,
     ring: Mutex<Ring>,
 }
@@ -125,6 +129,8 @@ struct Member {
     named: AtomicBool,
     /// Revision of the first batch that it has not taken, or 0. Changes under the lock of the ring only.
     waits_for: AtomicI64,
+    /// Where it stands among the members. Under the lock of the ring, too.
+    place: AtomicUsize,
 }
 
 /// Wakes whoever serves some watches and says which of them have news.
@@ -203,17 +209,25 @@ impl Hub {
     ) -> Subscription {
         // A range that came in a request is a part of the connection's buffer, which it would keep as long as it lives.
         let range = range.copied();
-        let mut groups = lock(&self.groups);
-        let group = groups
-            .get_or_insert_with(&range, || Arc::new(Group { range: range.clone(), ring: Mutex::default() }));
-        let group = Arc::clone(group);
         let member = Arc::new(Member {
             id,
             signal: Arc::clone(signal),
             named: AtomicBool::new(false),
             waits_for: AtomicI64::new(0),
+            place: AtomicUsize::new(0),
         });
+        let mut groups = lock(&self.groups);
+        let group = match groups.get(&range) {
+            Some(group) => Arc::clone(group),
+            None => {
+                let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+                let group = Arc::new(Group { number, range: range.clone(), ring: Mutex::default() });
+                groups.insert(range, Arc::clone(&group));
+                group
+            }
+        };
         let mut ring = lock(&group.ring);
+        member.place.store(ring.members.len(), Ordering::Relaxed);
         ring.members.push(Arc::clone(&member));
         let next = ring.first + ring.batches.len() as u64;
         drop(ring);
@@ -227,9 +241,7 @@ impl Hub {
 impl Hub {
     /// Has every signal name its watches, as if there were news: what they may see is another than before.
     pub(crate) fn wake_all(&self) {
-        for group in lock(&self.groups).values() {
-            lock(&group.ring).members.iter().for_each(|member| member.name());
-        }
+        lock(&self.groups).each(|group| lock(&group.ring).members.iter().for_each(|member| member.name()));
     }
 
     /// Drops batches that were there the last time already, if that was [`TIDY`] ago: whoever still wants them reads
@@ -239,8 +251,7 @@ impl Hub {
             return;
         }
         self.tidied.store(now, Ordering::Relaxed);
-        let groups = lock(&self.groups);
-        for group in groups.values() {
+        lock(&self.groups).each(|group| {
             let mut ring = lock(&group.ring);
             let end = ring.first + ring.batches.len() as u64;
             let old = std::mem::replace(&mut ring.tidied, end);
@@ -249,7 +260,7 @@ impl Hub {
                 ring.bytes -= oldest.bytes;
                 ring.first += 1;
             }
-        }
+        });
     }
 }
 
@@ -259,22 +270,16 @@ impl Publisher<'_> {
         if events.is_empty() || self.0.is_empty() {
             return;
         }
-        let groups = &*self.0;
-        let mut concerned: Vec<(usize, Vec<Committed>)> = Vec::new();
-        let mut of_group = vec![usize::MAX; if events.len() > 1 { groups.len() } else { 0 }];
-        for event in events {
-            groups.stab(event.record.key(), |group| match of_group.get(group) {
-                Some(&at) if at != usize::MAX => concerned[at].1.push(event.clone()),
-                _ => {
-                    if let Some(at) = of_group.get_mut(group) {
-                        *at = concerned.len();
-                    }
-                    concerned.push((group, vec![event.clone()]));
-                }
-            });
+        let mut concerned: Vec<(&Arc<Group>, &Committed)> = Vec::new();
+        for event in &events {
+            self.0.stab(event.record.key(), |group| concerned.push((group, event)));
         }
-        for (group, events) in concerned {
-            groups.value(group).push(Batch::new(revision, events));
+        // Those of a group together, and in their order still.
+        concerned.sort_by_key(|(group, _)| group.number);
+        for of_group in concerned.chunk_by(|(a, _), (b, _)| a.number == b.number) {
+            let Some((group, _)) = of_group.first() else { continue };
+            let events = of_group.iter().map(|(_, event)| Committed::clone(event)).collect();
+            group.push(Batch::new(revision, events));
         }
     }
 }
@@ -355,7 +360,11 @@ impl Drop for Subscription {
         self.hub.watches.fetch_sub(1, Ordering::Relaxed);
         let mut groups = lock(&self.hub.groups);
         let mut ring = lock(&self.group.ring);
-        ring.members.retain(|member| !Arc::ptr_eq(member, &self.member));
+        let place = self.member.place.load(Ordering::Relaxed);
+        ring.members.swap_remove(place);
+        if let Some(moved) = ring.members.get(place) {
+            moved.place.store(place, Ordering::Relaxed);
+        }
         let empty = ring.members.is_empty();
         drop(ring);
         if empty {

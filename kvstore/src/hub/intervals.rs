@@ -1,7 +1,7 @@
 //! Ranges by key: which of them hold a given one. Pure.
 //!
-//! A sorted list seen as a balanced tree (the middle is the root), each node knowing the furthest end below
-//! it. Finding costs O(log ranges + found); adding and removing rebuild, which is rare against lookups.
+//! A balanced tree (AVL) in the order of starts and ends, each node knowing the furthest end below it. Adding and removing
+//! cost O(log ranges), finding O(log ranges + found).
 
 use std::cmp::Ordering;
 
@@ -12,16 +12,22 @@ use crate::range::{KeyRange, RangeEnd};
 /// Values by range.
 #[derive(Debug)]
 pub(crate) struct Intervals<T> {
-    /// Sorted by start, then end.
-    entries: Vec<Entry<T>>,
+    root: Link<T>,
+    len: usize,
 }
 
+type Link<T> = Option<Box<Node<T>>>;
+
 #[derive(Debug)]
-struct Entry<T> {
+struct Node<T> {
     range: KeyRange,
-    /// Furthest end in the subtree whose root this entry is.
-    reach: Reach,
     value: T,
+    left: Link<T>,
+    right: Link<T>,
+    /// Nodes on the longest way down, with this one.
+    height: u8,
+    /// Furthest end in the tree whose root this node is.
+    reach: Reach,
 }
 
 /// The end of a range as something that can be compared.
@@ -51,103 +57,186 @@ impl Reach {
         }
     }
 
-    fn order(&self, other: &Self) -> Ordering {
-        let rank = |reach: &Self| match reach {
-            Self::Before(_) => 0,
-            Self::Through(_) => 1,
-            Self::Everything => 2,
-        };
-        let end = |reach: &Self| match reach {
-            Self::Before(end) | Self::Through(end) => Some(end.clone()),
-            Self::Everything => None,
-        };
-        match (end(self), end(other)) {
-            (Some(mine), Some(theirs)) => mine.cmp(&theirs).then(rank(self).cmp(&rank(other))),
-            (mine, theirs) => mine.is_none().cmp(&theirs.is_none()),
+    /// Something that is ordered as the ends are.
+    fn rank(&self) -> (bool, &[u8], bool) {
+        match self {
+            Self::Before(end) => (false, end, false),
+            Self::Through(end) => (false, end, true),
+            Self::Everything => (true, &[], false),
         }
     }
 }
 
 impl<T> Default for Intervals<T> {
     fn default() -> Self {
-        Self { entries: Vec::new() }
+        Self { root: None, len: 0 }
     }
 }
 
 impl<T> Intervals<T> {
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.len == 0
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+        self.len
     }
 
-    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
-        self.entries.iter().map(|entry| &entry.value)
+    pub(crate) fn get(&self, range: &KeyRange) -> Option<&T> {
+        let mut link = &self.root;
+        while let Some(node) = link {
+            link = match order(range, &node.range) {
+                Ordering::Less => &node.left,
+                Ordering::Greater => &node.right,
+                Ordering::Equal => return Some(&node.value),
+            };
+        }
+        None
     }
 
-    /// The value at a position that [`Self::stab`] gave.
-    pub(crate) fn value(&self, at: usize) -> &T {
-        &self.entries[at].value
-    }
-
-    pub(crate) fn get_or_insert_with(&mut self, range: &KeyRange, make: impl FnOnce() -> T) -> &T {
-        let at = match self.find(range) {
-            Ok(at) => at,
-            Err(at) => {
-                let entry = Entry { range: range.clone(), reach: Reach::of(range), value: make() };
-                self.entries.insert(at, entry);
-                rebuild(&mut self.entries);
-                at
-            }
-        };
-        &self.entries[at].value
+    /// Puts the value at its range, where nothing may be yet.
+    pub(crate) fn insert(&mut self, range: KeyRange, value: T) {
+        let reach = Reach::of(&range);
+        insert(&mut self.root, Box::new(Node { range, value, left: None, right: None, height: 1, reach }));
+        self.len += 1;
     }
 
     pub(crate) fn remove(&mut self, range: &KeyRange) {
-        if let Ok(at) = self.find(range) {
-            self.entries.remove(at);
-            rebuild(&mut self.entries);
-        }
+        self.len -= usize::from(remove(&mut self.root, range));
     }
 
-    /// Calls `found` with the position of each range that holds `key`, in order.
-    pub(crate) fn stab(&self, key: &[u8], mut found: impl FnMut(usize)) {
-        stab(&self.entries, 0, key, &mut found);
+    /// All values, in the order of their ranges.
+    pub(crate) fn each(&self, mut see: impl FnMut(&T)) {
+        each(&self.root, &mut see);
     }
 
-    fn find(&self, range: &KeyRange) -> Result<usize, usize> {
-        self.entries.binary_search_by(|entry| {
-            let by_start = entry.range.start().cmp(range.start());
-            by_start.then_with(|| Reach::of(&entry.range).order(&Reach::of(range)))
-        })
+    /// Calls `found` with the value of each range that holds `key`, in order.
+    pub(crate) fn stab<'a>(&'a self, key: &[u8], mut found: impl FnMut(&'a T)) {
+        stab(&self.root, key, &mut found);
     }
 }
 
-fn rebuild<T>(entries: &mut [Entry<T>]) -> Option<Reach> {
-    let middle = entries.len() / 2;
-    let (left, rest) = entries.split_at_mut(middle);
-    let (root, right) = rest.split_first_mut()?;
-    let reaches = [Some(Reach::of(&root.range)), rebuild(left), rebuild(right)];
-    let furthest = reaches.into_iter().flatten().max_by(Reach::order)?;
-    root.reach = furthest.clone();
-    Some(furthest)
+impl<T> Node<T> {
+    /// What the nodes below say has changed.
+    fn update(&mut self) {
+        self.height = 1 + height(&self.left).max(height(&self.right));
+        let own = Reach::of(&self.range);
+        let below = [&self.left, &self.right].into_iter().flatten().map(|node| &node.reach);
+        let furthest = below.chain([&own]).max_by(|a, b| a.rank().cmp(&b.rank()));
+        if let Some(furthest) = furthest.filter(|furthest| **furthest != self.reach) {
+            self.reach = furthest.clone();
+        }
+    }
 }
 
-fn stab<T>(entries: &[Entry<T>], offset: usize, key: &[u8], found: &mut impl FnMut(usize)) {
-    let middle = entries.len() / 2;
-    let (left, rest) = entries.split_at(middle);
-    let Some((root, right)) = rest.split_first() else { return };
-    if !root.reach.holds(key) {
-        return;
+fn order(a: &KeyRange, b: &KeyRange) -> Ordering {
+    a.start().cmp(b.start()).then_with(|| Reach::of(a).rank().cmp(&Reach::of(b).rank()))
+}
+
+fn height<T>(link: &Link<T>) -> u8 {
+    link.as_ref().map_or(0, |node| node.height)
+}
+
+fn insert<T>(link: &mut Link<T>, node: Box<Node<T>>) {
+    match link {
+        Some(here) if order(&node.range, &here.range).is_lt() => insert(&mut here.left, node),
+        Some(here) => insert(&mut here.right, node),
+        None => *link = Some(node),
     }
-    stab(left, offset, key, found);
-    if key >= &root.range.start()[..] {
-        if root.range.contains(key) {
-            found(offset + middle);
+    balance(link);
+}
+
+/// Returns whether it was there.
+fn remove<T>(link: &mut Link<T>, range: &KeyRange) -> bool {
+    let Some(here) = link else { return false };
+    let removed = match order(range, &here.range) {
+        Ordering::Less => remove(&mut here.left, range),
+        Ordering::Greater => remove(&mut here.right, range),
+        Ordering::Equal => {
+            let (left, mut right) = (here.left.take(), here.right.take());
+            *link = match take_first(&mut right) {
+                Some(mut next) => {
+                    (next.left, next.right) = (left, right);
+                    Some(next)
+                }
+                None => left,
+            };
+            true
         }
-        stab(right, offset + middle + 1, key, found);
+    };
+    balance(link);
+    removed
+}
+
+fn take_first<T>(link: &mut Link<T>) -> Link<T> {
+    let first = match link {
+        Some(here) if here.left.is_some() => take_first(&mut here.left),
+        Some(_) | None => {
+            let mut first = link.take()?;
+            *link = first.right.take();
+            Some(first)
+        }
+    };
+    balance(link);
+    first
+}
+
+/// Makes the sides of a node equally high, but for one, after one of them changed by one.
+fn balance<T>(link: &mut Link<T>) {
+    let Some(here) = link else { return };
+    let (left, right) = (height(&here.left), height(&here.right));
+    if left > right + 1 {
+        if here.left.as_ref().is_some_and(|node| height(&node.left) < height(&node.right)) {
+            lift_right(&mut here.left);
+        }
+        lift_left(link);
+    } else if right > left + 1 {
+        if here.right.as_ref().is_some_and(|node| height(&node.right) < height(&node.left)) {
+            lift_left(&mut here.right);
+        }
+        lift_right(link);
+    } else {
+        here.update();
+    }
+}
+
+/// Puts the left child in the place of its parent.
+fn lift_left<T>(link: &mut Link<T>) {
+    let Some(mut node) = link.take() else { return };
+    let Some(mut up) = node.left.take() else { return *link = Some(node) };
+    node.left = up.right.take();
+    node.update();
+    up.right = Some(node);
+    up.update();
+    *link = Some(up);
+}
+
+/// Puts the right child in the place of its parent.
+fn lift_right<T>(link: &mut Link<T>) {
+    let Some(mut node) = link.take() else { return };
+    let Some(mut up) = node.right.take() else { return *link = Some(node) };
+    node.right = up.left.take();
+    node.update();
+    up.left = Some(node);
+    up.update();
+    *link = Some(up);
+}
+
+fn each<T>(link: &Link<T>, see: &mut impl FnMut(&T)) {
+    let Some(node) = link else { return };
+    each(&node.left, see);
+    see(&node.value);
+    each(&node.right, see);
+}
+
+fn stab<'a, T>(link: &'a Link<T>, key: &[u8], found: &mut impl FnMut(&'a T)) {
+    let Some(node) = link.as_ref().filter(|node| node.reach.holds(key)) else { return };
+    stab(&node.left, key, found);
+    if key >= &node.range.start()[..] {
+        if node.range.contains(key) {
+            found(&node.value);
+        }
+        stab(&node.right, key, found);
     }
 }
 
@@ -167,35 +256,68 @@ mod tests {
         ]
     }
 
+    /// Whether each node says the truth about what is below it.
+    fn is_sound(link: &Link<KeyRange>) -> bool {
+        let Some(node) = link else { return true };
+        let (left, right) = (height(&node.left), height(&node.right));
+        let below = [&node.left, &node.right].into_iter().flatten();
+        let reaches = below.map(|node| node.reach.clone()).chain([Reach::of(&node.range)]);
+        let furthest = reaches.max_by(|a, b| a.rank().cmp(&b.rank()));
+        left.abs_diff(right) <= 1
+            && node.height == 1 + left.max(right)
+            && furthest.as_ref() == Some(&node.reach)
+            && is_sound(&node.left)
+            && is_sound(&node.right)
+    }
+
+    #[test]
+    fn many_ranges_that_come_and_go_in_order_make_no_long_way() {
+        let mut intervals = Intervals::default();
+        let range = |n: usize| KeyRange::key(format!("{n:06}"));
+        for n in 0..20_000 {
+            intervals.insert(range(n), range(n));
+        }
+        assert!(height(&intervals.root) <= 18, "{}", height(&intervals.root));
+        for n in 0..19_000 {
+            intervals.remove(&range(n));
+        }
+        assert!(height(&intervals.root) <= 14, "{}", height(&intervals.root));
+        assert!(is_sound(&intervals.root));
+        assert_eq!(intervals.len(), 1_000);
+    }
+
     proptest! {
         /// The ranges found for a key are those that hold it, whatever came and went before.
         #[test]
         fn stabbing_finds_what_holds_the_key(
-            ranges in prop::collection::vec((range(), any::<bool>()), 0..24),
+            steps in prop::collection::vec((range(), any::<bool>()), 0..64),
             keys in prop::collection::vec("[abc]{0,4}", 1..16),
         ) {
             let mut intervals = Intervals::default();
-            for (range, _) in &ranges {
-                intervals.get_or_insert_with(range, || range.clone());
+            let mut model: Vec<KeyRange> = Vec::new();
+            for (range, remove) in steps {
+                let known = model.contains(&range);
+                prop_assert_eq!(intervals.get(&range), known.then_some(&range));
+                if remove {
+                    intervals.remove(&range);
+                    model.retain(|other| *other != range);
+                } else if !known {
+                    intervals.insert(range.clone(), range.clone());
+                    model.push(range);
+                }
+                prop_assert!(is_sound(&intervals.root));
+                prop_assert_eq!((intervals.len(), intervals.is_empty()), (model.len(), model.is_empty()));
             }
-            for (range, _) in ranges.iter().filter(|(_, remove)| *remove) {
-                intervals.remove(range);
-            }
+            model.sort_by(order);
+            let mut all = Vec::new();
+            intervals.each(|range| all.push(range.clone()));
+            prop_assert_eq!(&all, &model);
             for key in keys {
                 let mut found = Vec::new();
-                intervals.stab(key.as_bytes(), |at| found.push(intervals.value(at).clone()));
-                let mut expected: Vec<KeyRange> = Vec::new();
-                for (range, _) in &ranges {
-                    let removed = ranges.iter().any(|(other, remove)| *remove && other == range);
-                    if !removed && range.contains(key.as_bytes()) && !expected.contains(range) {
-                        expected.push(range.clone());
-                    }
-                }
-                let sorted = |mut ranges: Vec<KeyRange>| {
-                    ranges.sort_by_key(|range| format!("{range:?}"));
-                    ranges
-                };
-                prop_assert_eq!(sorted(found), sorted(expected));
+                intervals.stab(key.as_bytes(), |range| found.push(range.clone()));
+                let expected: Vec<KeyRange> =
+                    model.iter().filter(|range| range.contains(key.as_bytes())).cloned().collect();
+                prop_assert_eq!(found, expected);
             }
         }
     }
