@@ -7,6 +7,7 @@
 
 mod reads;
 mod roots;
+mod snapshot;
 
 use std::{
     path::{Path, PathBuf},

@@ -191,12 +191,10 @@ impl Keyspace {
     }
 
     fn holds(&self, compare: &Compare) -> bool {
-        let nothing =
-            Fields { key: b"", create_revision: 0, mod_revision: 0, version: 0, value: b"", lease: 0 };
         if compare.range.is_single() {
             return match self.current(compare.range.start()) {
                 Some(record) => compare.holds(&record.fields()),
-                None => compare.holds_for_nothing(&nothing),
+                None => compare.holds_for_nothing(),
             };
         }
         let mut found = false;
@@ -206,22 +204,48 @@ impl Keyspace {
                 return false;
             }
         }
-        found || compare.holds_for_nothing(&nothing)
+        found || compare.holds_for_nothing()
     }
 }
 
 impl Transaction {
-    fn branch(&self, succeeded: bool) -> &[Op] {
+    /// Whether it puts and deletes nothing, whatever its comparisons say.
+    pub(crate) fn only_reads(&self) -> bool {
+        self.success.iter().chain(&self.failure).all(|op| match op {
+            Op::Range(_) => true,
+            Op::Put(_) | Op::Delete(_) => false,
+            Op::Txn(nested) => nested.only_reads(),
+        })
+    }
+
+    /// How many keys it looks at, at most, as far as it says itself.
+    pub(crate) fn most_keys(&self) -> usize {
+        let of_range = |range: &KeyRange, most| if range.is_single() { 1 } else { most };
+        let compared = self.compare.iter().map(|compare| of_range(&compare.range, usize::MAX));
+        let read = self.success.iter().chain(&self.failure).map(|op| match op {
+            Op::Range(ask) if ask.count_only => 1,
+            Op::Range(ask) => of_range(&ask.range, ask.cut()),
+            Op::Put(_) => 1,
+            Op::Delete(range) => of_range(range, usize::MAX),
+            Op::Txn(nested) => nested.most_keys(),
+        });
+        compared.chain(read).fold(0, usize::saturating_add)
+    }
+
+    pub(crate) fn branch(&self, succeeded: bool) -> &[Op] {
         if succeeded { &self.success } else { &self.failure }
     }
 }
 
 impl Compare {
-    fn holds_for_nothing(&self, nothing: &Fields<'_>) -> bool {
-        !matches!(self.target, CompareTarget::Value(_)) && self.holds(nothing)
+    /// Of a key that is not there, or a range without keys.
+    pub(crate) fn holds_for_nothing(&self) -> bool {
+        let nothing =
+            Fields { key: b"", create_revision: 0, mod_revision: 0, version: 0, value: b"", lease: 0 };
+        !matches!(self.target, CompareTarget::Value(_)) && self.holds(&nothing)
     }
 
-    fn holds(&self, fields: &Fields<'_>) -> bool {
+    pub(crate) fn holds(&self, fields: &Fields<'_>) -> bool {
         let stands = match &self.target {
             CompareTarget::Version(version) => fields.version.cmp(version),
             CompareTarget::Create(revision) => fields.create_revision.cmp(revision),

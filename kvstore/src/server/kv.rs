@@ -203,7 +203,15 @@ pub(crate) fn delete_range(
 }
 
 /// `KV.Txn`.
-pub(crate) fn txn(
+pub(crate) async fn txn(mut call: Call) {
+    let answer = match call.incoming.only().await {
+        Ok(request) => transact(&call.shared, &call.caller, request).await,
+        Err(status) => Err(status),
+    };
+    call.answer(answer).await;
+}
+
+pub(crate) async fn transact(
     shared: &Shared,
     caller: &Caller,
     mut request: pb::TxnRequest,
@@ -217,7 +225,7 @@ pub(crate) fn txn(
         shared.check_space()?;
     }
     let (shapes, txn) = convert::txn_request(request, &root);
-    let (result, revision) = shared.store.transact(&txn)?;
+    let (result, revision) = shared.store.transact_in_turns(&txn).await?;
     Ok(convert::txn_response(Some(shared.header(revision)), result, &shapes))
 }
 

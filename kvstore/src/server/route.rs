@@ -65,7 +65,7 @@ pub(crate) fn route(
         ("etcdserverpb.KV", "RangeStream") => call.boxed(kv::range_stream),
         ("etcdserverpb.KV", "Put") => call.unary(kv::put),
         ("etcdserverpb.KV", "DeleteRange") => call.unary(kv::delete_range),
-        ("etcdserverpb.KV", "Txn") => call.unary(kv::txn),
+        ("etcdserverpb.KV", "Txn") => call.boxed(kv::txn),
         ("etcdserverpb.KV", "Compact") => call.unary(kv::compact),
         ("etcdserverpb.Watch", "Watch") => call.boxed(watch::watch),
         ("etcdserverpb.Lease", "LeaseGrant") => call.unary(lease::grant),

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Keys of a read that needs no chunks.
-const SHORT: usize = 1024;
+pub(super) const SHORT: usize = 1024;
 /// Keys of a long read that are read under one hold of the lock; 50 µs when none of them is in the processor's cache.
 const CHUNK: usize = 256;
 /// Keys that are sorted or filtered without a thread of its own.
@@ -33,7 +33,7 @@ pub(crate) struct Checksum {
 }
 
 /// A read in the middle of a range, as of one revision, which is kept from being forgotten meanwhile.
-struct Reading<'a> {
+pub(super) struct Reading<'a> {
     store: &'a Store,
     at: i64,
     rest: KeyRange,
@@ -56,13 +56,7 @@ impl Store {
             let count = keyspace.count_at(&ask.range, at);
             (now, count, Reading::begin(self, &mut keyspace, ask.range.clone(), at, count.min(ask.cut())))
         };
-        let records = reading.all().await;
-        if records.len() <= SORTED_HERE || ask.is_plain() {
-            return Ok(ask.arrange(records, count, now));
-        }
-        let ask = ask.clone();
-        let arranged = tokio::task::spawn_blocking(move || ask.arrange(records, count, now)).await;
-        Ok(arranged.expect("sorting does not panic, and a runtime that ends drops who waits for it"))
+        Ok(arrange(ask, reading.all().await, count, now).await)
     }
 
     /// Everything in it now. Takes its time with many keys: not for a task that others wait for.
@@ -115,16 +109,32 @@ impl Store {
     }
 }
 
+/// Sorts and cuts, elsewhere if that is much.
+pub(super) async fn arrange(ask: &Range, records: Vec<Record>, count: usize, now: i64) -> RangeResult {
+    if records.len() <= SORTED_HERE || ask.is_plain() {
+        return ask.arrange(records, count, now);
+    }
+    let ask = ask.clone();
+    let arranged = tokio::task::spawn_blocking(move || ask.arrange(records, count, now)).await;
+    arranged.expect("sorting does not panic, and a runtime that ends drops who waits for it")
+}
+
 impl<'a> Reading<'a> {
     /// Of at most `most` keys.
-    fn begin(store: &'a Store, keyspace: &mut Keyspace, range: KeyRange, at: i64, most: usize) -> Self {
+    pub(super) fn begin(
+        store: &'a Store,
+        keyspace: &mut Keyspace,
+        range: KeyRange,
+        at: i64,
+        most: usize,
+    ) -> Self {
         keyspace.pin(at);
         let records = Vec::with_capacity(most.min(keyspace.keys()));
         Self { store, at, rest: range, most, records }
     }
 
     /// Reads the next chunk; returns whether there may be more.
-    fn step(&mut self) -> bool {
+    pub(super) fn step(&mut self) -> bool {
         let left = CHUNK.min(self.most - self.records.len());
         let chunk = self.store.look(|keyspace| keyspace.chunk_at(&self.rest, self.at, left));
         let whole = chunk.len() == left && self.records.len() + left < self.most;
@@ -137,8 +147,13 @@ impl<'a> Reading<'a> {
         true
     }
 
+    /// What was read since the last time; for who wants all of the range.
+    pub(super) fn take(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.records)
+    }
+
     /// Reads to the end, with room for others between the chunks.
-    async fn all(mut self) -> Vec<Record> {
+    pub(super) async fn all(mut self) -> Vec<Record> {
         while self.step() {
             tokio::task::yield_now().await;
         }
@@ -146,7 +161,7 @@ impl<'a> Reading<'a> {
     }
 
     fn end(mut self) -> Vec<Record> {
-        std::mem::take(&mut self.records)
+        self.take()
     }
 }
 

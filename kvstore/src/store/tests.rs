@@ -165,3 +165,71 @@ async fn a_key_without_a_byte_is_refused_wherever_it_comes_from() {
     let store = Store::durable(StoreConfig::default(), dir.path()).unwrap();
     assert_eq!(store.revision(), 1);
 }
+
+/// A transaction that reads everything, by a comparison and by two ranges.
+fn reads_all() -> Transaction {
+    use crate::mvcc::{Compare, CompareResult, CompareTarget, Op, Range};
+    let compare = Compare {
+        range: KeyRange::prefix("k/"),
+        result: CompareResult::Greater,
+        target: CompareTarget::Version(0),
+    };
+    let newest = Range {
+        sort: Some((crate::mvcc::SortTarget::Key, crate::mvcc::Order::Descending)),
+        ..Range::of(KeyRange::prefix("k/"))
+    };
+    let nested = Transaction {
+        failure: vec![Op::Range(newest)],
+        compare: vec![Compare { target: CompareTarget::Create(5), ..compare.clone() }],
+        success: Vec::new(),
+    };
+    let success = vec![Op::Range(Range::of(KeyRange::all())), Op::Txn(nested)];
+    Transaction { compare: vec![compare], success, failure: Vec::new() }
+}
+
+#[tokio::test]
+async fn a_transaction_that_only_reads_gives_way_and_sees_one_revision() {
+    use futures::FutureExt;
+    let store = Store::new(StoreConfig::default());
+    for n in 0..2_000 {
+        put(&store, format!("k/{n:04}").leak(), "1");
+    }
+    let txn = reads_all();
+    let (whole, revision) = store.transact(&txn).unwrap();
+    let mut reading = Box::pin(store.transact_in_turns(&txn));
+    let mut turns = 0;
+    let (read, at) = loop {
+        if let Some(done) = reading.as_mut().now_or_never() {
+            break done.unwrap();
+        }
+        turns += 1;
+        // In between others write, delete and compact.
+        let newest = put(&store, "k/0000", format!("{turns}").leak());
+        store.delete(&KeyRange::key(format!("k/{:04}", 2_000 - turns)));
+        store.compact(newest).unwrap();
+        while store.purge() {}
+    };
+    assert!(turns > 10, "{turns} turns");
+    assert_eq!(at, revision);
+    assert_eq!(format!("{read:?}"), format!("{whole:?}"));
+    drop(reading);
+    // What only that reader needed is let go.
+    while store.purge() {}
+    assert_eq!(
+        store.look(|keyspace| keyspace.log_len()),
+        2,
+        "the deletion after the last compaction, and that revision"
+    );
+}
+
+#[test]
+fn only_a_transaction_without_writes_is_read_in_turns() {
+    use crate::mvcc::Op;
+    let mut txn = reads_all();
+    assert!(txn.only_reads() && txn.most_keys() > 1024);
+    txn.failure.push(Op::Txn(Transaction {
+        failure: vec![Op::Delete(KeyRange::key("k"))],
+        ..Transaction::default()
+    }));
+    assert!(!txn.only_reads());
+}
