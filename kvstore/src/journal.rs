@@ -5,8 +5,12 @@
 //!   content: entries that went to the disk together
 //! ```
 //!
-//! The frame that was being written when the machine stopped is cut off at the end of the file: nobody was told of
-//! what is in it. Damage anywhere else is not guessed around: the store refuses to start and says where.
+//! One flush may be of several frames; those after the first have another checksum of the header. A flush begins when the
+//! one before is on the disk. So what cannot be read and has no beginning of a flush behind it belongs to the flush that
+//! was under way when the machine stopped, whose pages the disk may have written in any order: nobody was told of what is
+//! in it, and it is cut off. What cannot be read and has one behind it was whole once: that is not guessed around, the store
+//! refuses to start and says where. A journal that is closed ends with a frame without entries, which says of all before
+//! it that it was whole.
 
 mod crc;
 mod disk;
@@ -32,6 +36,37 @@ use crate::{
 };
 
 const HEADER: usize = 20;
+/// What the checksum of a header is combined with if the frame goes on with the flush of the one before.
+const GOES_ON: u32 = 0x6f6e_666c;
+
+/// What is before the content of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Header {
+    /// Bytes of the content.
+    len: usize,
+    /// Number of the first entry.
+    first: u64,
+    /// Checksum of the content.
+    content: u32,
+    /// Whether it is the first of its flush.
+    begins: bool,
+}
+
+impl Header {
+    /// `None` if there is none, or not as it was written.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let word = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+        let (len, low, high, checked, content) = (word(0)?, word(4)?, word(8)?, word(12)?, word(16)?);
+        let difference = crc32(&bytes[..12]) ^ checked;
+        let header = Self {
+            len: len as usize,
+            first: u64::from(low) | (u64::from(high) << 32),
+            content,
+            begins: difference == 0,
+        };
+        (difference == 0 || difference == GOES_ON).then_some(header)
+    }
+}
 
 /// One change of a store.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -139,12 +174,12 @@ impl Gathered {
         self.last += 1;
     }
 
-    /// The frame.
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    /// The frame, as the first of a flush or not.
+    pub(crate) fn encode(&self, begins: bool) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.bytes());
         out.extend_from_slice(&(self.content.len() as u32).to_le_bytes());
         out.extend_from_slice(&self.first.to_le_bytes());
-        let header = crc32(&out);
+        let header = crc32(&out) ^ if begins { 0 } else { GOES_ON };
         out.extend_from_slice(&header.to_le_bytes());
         out.extend_from_slice(&crc32(&self.content).to_le_bytes());
         out.extend_from_slice(&self.content);
@@ -159,8 +194,10 @@ pub(crate) enum Found {
     Frame { entries: Vec<Entry>, first: u64, next: usize },
     /// The end.
     End,
-    /// A frame that was not written to its end.
+    /// A frame that was not written to its end, with nothing behind it.
     Torn,
+    /// Something that has not arrived, or was damaged later: what is behind it decides.
+    Unreadable,
     /// Not what was written.
     Damaged,
 }
@@ -175,20 +212,38 @@ pub(crate) fn decode(bytes: &[u8], offset: usize) -> Found {
     if rest.len() < HEADER || rest.iter().all(|&byte| byte == 0) {
         return Found::Torn;
     }
-    let word = |at: usize| u32::from_le_bytes([rest[at], rest[at + 1], rest[at + 2], rest[at + 3]]);
-    if crc32(&rest[..12]) != word(12) {
-        return Found::Damaged;
-    }
-    let len = word(0) as usize;
-    let first = u64::from(word(4)) | (u64::from(word(8)) << 32);
-    let Some(content) = rest[HEADER..].get(..len) else { return Found::Torn };
-    if crc32(content) != word(16) {
-        return if rest.len() == HEADER + len { Found::Torn } else { Found::Damaged };
+    let Some(header) = Header::read(rest) else { return Found::Unreadable };
+    let Some(content) = rest[HEADER..].get(..header.len) else { return Found::Torn };
+    if crc32(content) != header.content {
+        return Found::Unreadable;
     }
     match Content::decode(content) {
-        Ok(content) => Found::Frame { entries: content.entries, first, next: offset + HEADER + len },
+        Ok(content) => {
+            Found::Frame { entries: content.entries, first: header.first, next: offset + HEADER + header.len }
+        }
         Err(_not_entries) => Found::Damaged,
     }
+}
+
+/// Whether a flush began after the frame at `offset`, which cannot be read and comes after entry `sequence`.
+fn was_flushed(bytes: &[u8], offset: usize, sequence: u64) -> bool {
+    // There are no more entries than bytes. What else looks like a header is the content of some value.
+    let numbers = sequence + 1..=sequence + bytes.len() as u64;
+    let header = |at: usize| {
+        let rest = &bytes[at..];
+        let first = u64::from_le_bytes(*rest.get(4..)?.first_chunk()?);
+        numbers.contains(&first).then(|| Header::read(rest)).flatten()
+    };
+    // From header to header; where one did not arrive, the next one may be anywhere.
+    let mut at = offset + header(offset).map_or(1, |header| HEADER + header.len);
+    while at < bytes.len() {
+        match header(at) {
+            Some(header) if header.begins => return true,
+            Some(header) => at += HEADER + header.len,
+            None => at += 1,
+        }
+    }
+    false
 }
 
 /// How much of a journal was read.
@@ -226,7 +281,8 @@ pub(crate) fn replay(
                 }
                 offset = next;
             }
-            Found::End | Found::Torn => return Ok(Replayed { whole: offset, sequence }),
+            Found::Unreadable if was_flushed(bytes, offset, sequence) => return Err(offset),
+            Found::End | Found::Torn | Found::Unreadable => return Ok(Replayed { whole: offset, sequence }),
             Found::Damaged => return Err(offset),
         }
     }

@@ -131,8 +131,9 @@ fn a_torn_end_is_cut_and_damage_in_the_middle_is_named() {
         })
         .collect()
     };
-    let [.., before, end] = sizes[..] else { panic!("several frames") };
-    assert_eq!(end, whole.len());
+    // The last one is only the mark that the journal was closed.
+    let [.., before, end, closed] = sizes[..] else { panic!("several frames") };
+    assert_eq!(closed, whole.len());
     for cut in before..end {
         fs::write(journal, &whole[..cut]).unwrap();
         let store = open(dir.path()).unwrap();
@@ -140,7 +141,16 @@ fn a_torn_end_is_cut_and_damage_in_the_middle_is_named() {
         drop(store);
         assert_eq!(fs::metadata(journal).unwrap().len(), before as u64, "the torn part is gone");
     }
-    let first = sizes[0];
+    // Without the mark what was not written to its end cannot be told from what was damaged; with it, it can.
+    fs::write(journal, &whole).unwrap();
+    assert_eq!(run.block_on(keys(&open(dir.path()).unwrap()))["k"], "4");
+    let mut damaged = whole.clone();
+    damaged[before + 30] ^= 1;
+    fs::write(journal, &damaged).unwrap();
+    let refused = open(dir.path()).unwrap_err();
+    assert!(matches!(&refused, DurableError::Damaged { offset, .. } if *offset == before), "{refused}");
+    // The first put, and the mark after it.
+    let first = sizes[1];
     let mut damaged = whole.clone();
     damaged[first + 30] ^= 1;
     fs::write(journal, &damaged).unwrap();
@@ -281,6 +291,7 @@ fn a_directory_that_a_store_uses_is_left_alone_by_everyone_else() {
     }
     assert_eq!(fs::read(journal).unwrap(), half, "nothing was cut");
     drop(store);
+    fs::write(journal, &half).unwrap();
     let store = open(dir.path()).unwrap();
     assert_eq!(run.block_on(keys(&store))["k"], "1");
     drop(store);

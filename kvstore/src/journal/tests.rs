@@ -23,7 +23,7 @@ impl Journaled {
             self.sequence += 1;
             let mut frame = Gathered::new(self.sequence);
             frame.add(entry);
-            self.bytes.extend(frame.encode());
+            self.bytes.extend(frame.encode(true));
         }
     }
 
@@ -111,7 +111,7 @@ fn a_frame_of_several_entries_is_there_whole_or_not_at_all() {
         frame.add(&Entry::commit(&commit));
     }
     store.sequence = frame.last;
-    store.bytes.extend(frame.encode());
+    store.bytes.extend(frame.encode(true));
     assert_eq!(content(&store.again().0), content(&store.keyspace));
     for cut in whole..store.bytes.len() {
         let mut keyspace = Keyspace::new();
@@ -146,6 +146,67 @@ fn damage_in_the_middle_is_refused_with_its_offset() {
         damaged[at] ^= 0x10;
         let replayed = replay(&damaged, 0, &mut Keyspace::new(), &mut Auth::default(), 0);
         assert_eq!(replayed, Err(second), "byte {at}");
+    }
+}
+
+/// Frames of one flush after those of `store`, whose places are returned.
+fn flush(store: &mut Journaled, frames: u64) -> Vec<usize> {
+    let mut places = Vec::new();
+    for nth in 0..frames {
+        let put = Put { key: format!("f{nth}").into(), value: "some value".into(), ..Put::default() };
+        let (_, commit) = store.keyspace.put(&put).unwrap();
+        store.sequence += 1;
+        let mut frame = Gathered::new(store.sequence);
+        frame.add(&Entry::commit(&commit));
+        places.push(store.bytes.len());
+        store.bytes.extend(frame.encode(nth == 0));
+    }
+    places.push(store.bytes.len());
+    places
+}
+
+#[test]
+fn a_flush_whose_pages_came_in_any_order_is_cut_where_it_cannot_be_read() {
+    let mut store = some();
+    let (before, begin) = (store.sequence, store.bytes.len());
+    let places = flush(&mut store, 3);
+    store.again();
+    // Each part of the flush is what was there before it, zeros, while what is around it arrived.
+    for from in begin..places[3] {
+        for to in from + 1..=places[3] {
+            let mut bytes = store.bytes.clone();
+            bytes[from..to].fill(0);
+            if bytes == store.bytes {
+                continue;
+            }
+            // The first frame that is not as it was written; a zero may be what was written.
+            let first = (from..to).find(|&at| store.bytes[at] != 0).unwrap();
+            let frame = places.partition_point(|&place| place <= first) - 1;
+            let replayed = replay(&bytes, 0, &mut Keyspace::new(), &mut Auth::default(), 0);
+            let expected = Replayed { whole: places[frame], sequence: before + frame as u64 };
+            assert_eq!(replayed, Ok(expected), "zeros from {from} to {to}");
+        }
+    }
+}
+
+#[test]
+fn damage_in_a_flush_that_was_whole_is_refused_with_the_offset_of_its_frame() {
+    let mut store = some();
+    let places = flush(&mut store, 3);
+    let flushed = store.bytes.clone();
+    // Another flush, or the end of a journal that was closed.
+    let closed = Gathered::new(store.sequence + 1).encode(true);
+    store.put("later", "1", 0);
+    for bytes in [store.bytes.clone(), [&flushed[..], &closed].concat()] {
+        for at in places[0]..places[3] {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x10;
+            let frame = places.partition_point(|&place| place <= at) - 1;
+            let replayed = replay(&damaged, 0, &mut Keyspace::new(), &mut Auth::default(), 0);
+            assert_eq!(replayed, Err(places[frame]), "byte {at}");
+        }
+        let replayed = replay(&bytes, 0, &mut Keyspace::new(), &mut Auth::default(), 0);
+        assert_eq!(replayed.map(|replayed| replayed.whole), Ok(bytes.len()));
     }
 }
 

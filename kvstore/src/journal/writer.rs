@@ -135,7 +135,8 @@ impl Journal {
             times: DiskTimes::default(),
             failed,
         });
-        let mut writer = Writer { inner: Arc::clone(&inner), medium, written: bytes, reserved: bytes };
+        let mut writer =
+            Writer { inner: Arc::clone(&inner), medium, written: bytes, reserved: bytes, last: None };
         // A disk that is full at the start is known before the first change.
         writer.reserve();
         let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run())?;
@@ -235,6 +236,8 @@ struct Writer {
     written: u64,
     /// Up to where there is room.
     reserved: u64,
+    /// The last entry, if there was any in this life.
+    last: Option<u64>,
 }
 
 impl Writer {
@@ -250,6 +253,17 @@ impl Writer {
                 self.inner.failed.cancel();
                 return;
             }
+        }
+        self.close();
+    }
+
+    /// Says that all of it was on the disk. Where that fails nothing is lost but this.
+    fn close(&mut self) {
+        let Some(last) = self.last else { return };
+        let frame = Gathered::new(last + 1).encode(true);
+        let closed = self.medium.append(&frame).and_then(|()| self.medium.sync());
+        if let Err(error) = closed.or_else(|_full| self.medium.cut(self.written)) {
+            warn!(%error, "the journal has no end");
         }
     }
 
@@ -277,8 +291,8 @@ impl Writer {
     /// Frames, by one flush.
     fn write_all(&mut self, frames: &[Gathered]) -> io::Result<()> {
         let Some(last) = frames.last().map(|frame| frame.last) else { return Ok(()) };
-        for frame in frames {
-            self.write(&frame.encode())?;
+        for (nth, frame) in frames.iter().enumerate() {
+            self.write(&frame.encode(nth == 0))?;
         }
         let began = Instant::now();
         self.medium.sync()?;
@@ -286,6 +300,7 @@ impl Writer {
         self.inner.bytes.store(self.written, Ordering::Relaxed);
         // Before anyone is told, so that whoever is let in next finds room.
         self.reserve();
+        self.last = Some(last);
         self.inner.flushed.send_replace(last);
         Ok(())
     }

@@ -153,6 +153,37 @@ async fn what_is_noted_during_a_flush_shares_the_next_one() {
 }
 
 #[tokio::test]
+async fn frames_of_one_flush_are_told_from_those_of_the_next_and_a_closed_journal_from_a_torn_one() {
+    let disk = Disk::default();
+    let (go, hold) = mpsc::channel();
+    disk.state().hold = Some(hold);
+    let (journal, _failed) = disk.journal();
+    let mut puts = Puts::new();
+    puts.put(&journal, "first");
+    until("the first flush", || disk.state().hold.is_none()).await;
+    let begin = disk.state().bytes.len();
+    // Each entry is as large as a frame may get.
+    for n in 0..3 {
+        puts.put(&journal, &format!("{n}{}", "k".repeat(FRAME_BYTES)));
+    }
+    drop(go);
+    assert_eq!(journal.settled().await, Ok(()));
+    assert_eq!(disk.state().syncs, 2);
+    let replayed = |damaged: usize| {
+        let mut bytes = disk.state().bytes.clone();
+        bytes[damaged] ^= 1;
+        let replayed = replay(&bytes, 0, &mut Keyspace::new(), &mut Auth::default(), 0);
+        replayed.map(|replayed| (replayed.whole, replayed.sequence))
+    };
+    let open = (replayed(0), replayed(begin), replayed(begin + FRAME_BYTES));
+    assert_eq!(open, (Err(0), Ok((begin, 1)), Ok((begin, 1))), "before the next flush it may be torn");
+    drop(journal);
+    let closed = (replayed(0), replayed(begin), replayed(begin + FRAME_BYTES));
+    assert_eq!(closed, (Err(0), Err(begin), Err(begin)), "it was whole when it was closed");
+    assert_eq!(disk.keys().len(), 4);
+}
+
+#[tokio::test]
 async fn a_flush_that_fails_ends_the_store_and_nobody_is_told_that_it_worked() {
     let disk = Disk::default();
     disk.state().sync_fails = true;
