@@ -76,6 +76,12 @@ impl Record {
         Self::encode(fields, scratch)
     }
 
+    /// How many hold it.
+    #[cfg(test)]
+    pub(crate) fn holders(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
     /// The encoded `mvccpb.KeyValue`.
     pub fn encoded(&self) -> &[u8] {
         &self.0

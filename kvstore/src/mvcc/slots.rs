@@ -73,10 +73,18 @@ impl Slot {
 }
 
 /// Slots by number.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Slots {
     chunks: Vec<Vec<Slot>>,
     free: Vec<SlotId>,
+    /// What a free slot has.
+    nothing: Record,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self { chunks: Vec::new(), free: Vec::new(), nothing: Record::tombstone(b"", 0, &mut Vec::new()) }
+    }
 }
 
 impl Slots {
@@ -96,7 +104,9 @@ impl Slots {
 
     /// The number may be given to another key from now on.
     pub(crate) fn release(&mut self, id: SlotId) {
-        self.get_mut(id).history = None;
+        let nothing = self.nothing.clone();
+        let slot = self.get_mut(id);
+        (slot.current, slot.history, slot.dead) = (nothing, None, true);
         self.free.push(id);
     }
 

@@ -472,3 +472,25 @@ fn a_comparison_with_a_range_looks_no_further_than_it_must() {
     let (all, first) = (fastest(1), fastest(2));
     assert!(first * 20 < all, "{first:?} if the first key decides, {all:?} if all must be looked at");
 }
+
+#[test]
+fn a_key_that_is_forgotten_holds_nothing_any_more() {
+    let mut store = Keyspace::new();
+    let put = Put { key: "k".into(), value: "v".into(), ..Put::default() };
+    // A block of the index keeps the record of its first key.
+    store.put(&Put { key: "a".into(), ..put.clone() }).unwrap();
+    let (_, commit) = store.put(&put).unwrap();
+    let version = commit.events[0].record.clone();
+    drop(commit);
+    let mut txn = store.write();
+    txn.delete_key(b"k");
+    let commit = txn.commit();
+    let mark = commit.events[0].record.clone();
+    drop(commit);
+    store.put(&Put { key: "a".into(), ..put }).unwrap();
+    assert_eq!((version.holders(), mark.holders()), (2, 2));
+    store.compact(store.revision()).unwrap();
+    while store.purge(1) {}
+    assert_eq!((version.holders(), mark.holders()), (1, 1));
+    assert_eq!(store.get(b"a").unwrap().encoded().len(), store.bytes());
+}

@@ -453,6 +453,23 @@ impl DesiredSet {
     fn fulfil(&mut self, key: &[u8]) {
         if let Some(wish) = self.wishes.remove(key) {
             self.early -= usize::from(wish.early);
+            self.tidy_queue();
+        }
+    }
+
+    /// Forgets what the queue names for nothing, once that is most of it: keys that come and go while nothing is written.
+    fn tidy_queue(&mut self) {
+        if self.queue.len() <= 2 * self.wishes.len() + 256 {
+            return;
+        }
+        let wishes = &mut self.wishes;
+        // The first place of each key is the one that counts.
+        self.queue
+            .retain(|key| wishes.get_mut(key).is_some_and(|wish| std::mem::replace(&mut wish.queued, false)));
+        for key in &self.queue {
+            if let Some(wish) = wishes.get_mut(key) {
+                wish.queued = true;
+            }
         }
     }
 

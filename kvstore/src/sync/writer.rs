@@ -259,9 +259,16 @@ impl SyncWriter {
     }
 
     fn tell(&self, wish: impl FnOnce(&mut DesiredSet) -> bool) -> bool {
-        let news = wish(&mut self.shared.set());
+        let (news, flushed) = {
+            let mut set = self.shared.set();
+            (wish(&mut set), set.is_flushed())
+        };
         if news {
             self.shared.wake.notify_one();
+        }
+        if news && flushed {
+            // A wish that is taken back leaves nothing to write, whose end would tell who waits.
+            self.shared.publish(|_| {});
         }
         news
     }
@@ -286,5 +293,36 @@ impl Shared {
         whole.extend_from_slice(&self.config.prefix);
         whole.extend_from_slice(key);
         whole.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Store, StoreConfig};
+
+    #[tokio::test]
+    async fn whoever_waits_hears_that_a_wish_was_taken_back() {
+        let store = Store::new(StoreConfig::default());
+        let (client, writer) = (store.client(), SyncWriter::new(WriterConfig::new("p/")));
+        writer.upsert("a", "1");
+        let stop = CancellationToken::new();
+        let written = async {
+            writer.flushed().await;
+            stop.cancel();
+        };
+        let (ended, ()) = tokio::join!(writer.run(&client, &stop), written);
+        ended.unwrap();
+        // Nobody writes now.
+        for (changed, back) in [(Some("2"), Some("1")), (None, Some("1"))] {
+            let tell = |value: Option<&'static str>| match value {
+                Some(value) => writer.upsert("a", value),
+                None => writer.delete(b"a"),
+            };
+            assert!(tell(changed));
+            let back = async { assert!(tell(back)) };
+            let waiting = async { tokio::join!(biased; writer.flushed(), back) };
+            tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("it is told");
+        }
     }
 }

@@ -46,6 +46,28 @@ fn write_all(set: &mut DesiredSet) {
 }
 
 #[test]
+fn keys_that_come_and_go_while_the_store_is_away_leave_nothing_behind() {
+    let mut set = looked();
+    set.upsert(b("first"), b("1"));
+    for n in 0..10_000 {
+        let key = b(&format!("{n}"));
+        set.upsert(key.clone(), b("1"));
+        set.delete(&key);
+        // One that goes and comes back keeps no second place.
+        set.upsert(b("again"), b(&n.to_string()));
+        set.delete(b"again");
+    }
+    set.upsert(b("again"), b("1"));
+    set.upsert(b("last"), b("1"));
+    assert!(set.queue.len() < 300, "{}", set.queue.len());
+    let items = set.take(usize::MAX, usize::MAX);
+    let mut named = keys(&items);
+    assert_eq!(named[0], "first");
+    named.sort_unstable();
+    assert_eq!(named, ["again", "first", "last"]);
+}
+
+#[test]
 fn an_equal_upsert_and_an_unknown_delete_are_nothing() {
     let mut set = looked();
     assert!(set.upsert(b("a"), b("1")));
