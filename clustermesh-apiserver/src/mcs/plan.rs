@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube_watch::ObjectKey;
 use mesh_types::annotation::GLOBAL;
-use mesh_types::{ClusterName, Reason, Rejection, derived_name};
+use mesh_types::{ClusterName, Reason, Rejection, ServiceExport, derived_name};
 use serde_json::{Value, json};
 
 use super::merge::{Conflict, Merged, merge};
@@ -52,6 +52,7 @@ pub(super) fn plan(world: &World, key: &ServiceKey, api_version: &str, now: &str
     // The local cluster's own export counts as it stands here, not as a peer may echo it.
     exports.remove(&world.cluster);
     exports.extend(world.local_constituent(key).map(|local| (world.cluster.clone(), local)));
+    plan.usable(&mut exports);
     let merged = merge(&exports).map(|merged| merged.within(&world.offered));
     match &merged {
         Some(merged) => plan.import(world, key, api_version, now, merged),
@@ -68,6 +69,19 @@ fn derived_key(key: &ServiceKey) -> ObjectKey {
 impl Plan {
     fn withhold(&mut self, reason: Reason, detail: String) {
         self.withheld.push(Rejection::new(reason, detail));
+    }
+
+    /// Leaves what a Service can be made of. An export that has no such port (or none at all, which only headless Services
+    /// may) counts as none.
+    fn usable(&mut self, exports: &mut BTreeMap<ClusterName, ServiceExport>) {
+        exports.retain(|cluster, export| {
+            self.withheld.extend(export.drop_unusable_ports());
+            let usable = !export.ports.is_empty() || export.service_type == "Headless";
+            if !usable {
+                self.withhold(Reason::FieldMissing, format!("the export of {cluster} has no usable ports"));
+            }
+            usable
+        });
     }
 
     /// The namespace left the mesh: no endpoints stay. The import stays as long as other clusters export the service, as

@@ -427,6 +427,32 @@ fn nothing_is_imported_into_a_namespace_that_is_absent_terminating_or_not_global
     }
 }
 
+#[test]
+fn a_bad_port_of_one_cluster_is_left_out_of_the_import_and_nothing_else() {
+    let mut world = world();
+    let east = "east".parse().unwrap();
+    let bad = ServiceExport {
+        ports: vec![ExportPort { name: "web".to_owned(), port: 70_000, ..http() }, http()],
+        ..remote_export("east", 1)
+    };
+    world.set_remote(&east, key(), Some(bad.clone()));
+    world.set_remote(&"north".parse().unwrap(), key(), Some(remote_export("north", 2)));
+    let withheld = plan(&world, &key(), API, "now").withheld;
+    assert_eq!(
+        withheld[0].detail,
+        "service export shop/cart of east: ports[0].port is 70000, expected 1 to 65535"
+    );
+    assert_eq!(settle(&mut world), [Reason::PortUnusable]);
+    let import = &world.imports[&key()];
+    assert_eq!(import["spec"]["ports"], json!([{"name": "http", "protocol": "TCP", "port": 80}]));
+    assert_eq!(import["status"]["clusters"], json!([{"cluster": "east"}, {"cluster": "north"}]));
+
+    // An export of which nothing is left is none.
+    world.set_remote(&east, key(), Some(ServiceExport { ports: bad.ports[..1].to_vec(), ..bad }));
+    assert_eq!(settle(&mut world), [Reason::PortUnusable, Reason::FieldMissing]);
+    assert_eq!(world.imports[&key()]["status"]["clusters"], json!([{"cluster": "north"}]));
+}
+
 fn global(value: &str) -> Namespace {
     let annotations = BTreeMap::from([("clustermesh.cilium.io/global".to_owned(), value.to_owned())]);
     Namespace { annotations, terminating: false }
