@@ -367,6 +367,7 @@ impl Controller {
             .into_iter()
             .map(|key| {
                 let plan = plan(&self.world, &key, &self.api_version, &now);
+                self.world.prune(&key);
                 (key, plan)
             })
             .collect();

@@ -65,6 +65,12 @@ pub(super) fn is_owned_by(object: &Value, kind: &str, name: &str) -> bool {
     owners.is_some_and(|owners| owners.iter().any(|owner| owner["kind"] == kind && owner["name"] == name))
 }
 
+/// Whether `object` is owned by anything.
+pub(super) fn has_owner(object: &Value) -> bool {
+    let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    owners.is_some_and(|owners| !owners.is_empty())
+}
+
 /// Name of a merged port on the derived Service and in slices: a Service with several ports must name each.
 pub(super) fn port_name(merged: &Merged, port: &ExportPort) -> String {
     if port.name.is_empty() && merged.ports.len() > 1 {
@@ -160,6 +166,8 @@ pub(super) fn derived_service(
     let mut spec = json!({
         "type": "ClusterIP",
         "ipFamilyPolicy": "PreferDualStack",
+        // With one, Kubernetes would make slices for it, too.
+        "selector": null,
         "ports": ports,
         "sessionAffinity": merged.session_affinity,
         "sessionAffinityConfig": affinity_config(merged),

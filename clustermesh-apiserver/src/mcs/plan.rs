@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::merge::{Conflict, Merged, merge};
 use super::objects::{
-    self, Action, Condition, Kind, MCS_SERVICE_LABEL, conditions, covers, derived_service, is_owned_by,
-    mirrored_slice, overlay, uid,
+    self, Action, Condition, Kind, MCS_SERVICE_LABEL, conditions, covers, derived_service, has_owner,
+    is_owned_by, mirrored_slice, overlay, uid,
 };
 use super::world::{LocalExport, LocalSlice, ServiceKey, World};
 
@@ -26,6 +26,9 @@ pub(super) struct Plan {
 /// Plans for the service called `key`; `api_version` is that of the MCS resources, `now` stamps changed conditions.
 pub(super) fn plan(world: &World, key: &ServiceKey, api_version: &str, now: &str) -> Plan {
     let mut plan = Plan::default();
+    if !world.concerns(key) {
+        return plan;
+    }
     let Some(namespace) = world.namespaces.get(&*key.namespace) else {
         plan.withhold(Reason::NamespaceAbsent, format!("namespace {} does not exist here", key.namespace));
         return plan;
@@ -193,7 +196,9 @@ impl Plan {
         } else {
             self.derived(world, key, api_version, merged, uid(import));
         }
-        let ready = !foreign && service.is_some() && (merged.headless || !addresses.is_empty());
+        let stays =
+            service.and_then(|service| service.whole.as_ref()).is_some_and(|whole| !is_terminating(whole));
+        let ready = !foreign && stays && (merged.headless || !addresses.is_empty());
         let (status, reason, message) = if unsupported {
             ("False", "IPFamilyNotSupported", "this cluster offers none of the families of the exports")
         } else if ready {
@@ -225,7 +230,7 @@ impl Plan {
             self.actions.push(Action::Create(Kind::Service, wanted));
             return;
         };
-        let Some(whole) = &service.whole else { return };
+        let Some(whole) = service.whole.as_ref().filter(|whole| !is_terminating(whole)) else { return };
         if service.headless != merged.headless {
             // The cluster IP of a Service cannot change: it is deleted, and made anew once it is gone.
             self.actions.push(Action::Delete(Kind::Service, derived, uid(whole).to_owned()));
@@ -258,9 +263,15 @@ impl Plan {
     /// Makes the slices that belong to `derived` those of `wanted`, by name.
     fn slices(&mut self, world: &World, derived: &ObjectKey, mut wanted: BTreeMap<String, Value>) {
         let (mut kept, mut gone) = (Vec::new(), Vec::new());
-        for (name, slice) in our_slices(world, derived) {
+        for (name, slice) in world.slices.get(derived).into_iter().flatten() {
             match wanted.remove(name) {
-                Some(wanted) => kept.push((&slice.whole, wanted)),
+                // A name of ours says enough, whatever somebody made of the labels.
+                Some(wanted) if slice.whole["addressType"] == wanted["addressType"] => {
+                    kept.push((&slice.whole, wanted));
+                }
+                // That can never change; the slice is made anew once it is gone.
+                Some(_) => gone.push((name, slice)),
+                None if !is_our_slice(slice, derived) => {}
                 // What the cluster offers is not known yet, so nothing of it goes.
                 None if slice.source_cluster.as_ref().is_some_and(|cluster| !world.is_read(cluster)) => {}
                 None => gone.push((name, slice)),
@@ -410,20 +421,36 @@ fn observed_conditions(import: &Value) -> &[Value] {
     import.pointer("/status/conditions").and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-/// The slices that were made for a derived Service, with their names.
+/// The slices that were made for a derived Service, with their names: by their labels, or by their owner where somebody
+/// changed those.
 fn our_slices<'a>(
     world: &'a World,
-    derived: &ObjectKey,
-) -> impl Iterator<Item = (&'a str, &'a LocalSlice)> + use<'a> {
+    derived: &'a ObjectKey,
+) -> impl Iterator<Item = (&'a str, &'a LocalSlice)> {
     let slices = world.slices.get(derived).into_iter().flatten();
-    let ours = slices.filter(|(_, slice)| slice.mirrored || slice.source_cluster.is_some());
-    ours.map(|(name, slice)| (name.as_str(), slice))
+    slices.filter(|(_, slice)| is_our_slice(slice, derived)).map(|(name, slice)| (name.as_str(), slice))
+}
+
+fn is_our_slice(slice: &LocalSlice, derived: &ObjectKey) -> bool {
+    slice.mirrored
+        || slice.source_cluster.is_some()
+        || !slice.by_kubernetes && is_owned_by(&slice.whole, "Service", &derived.name)
 }
 
 /// Whether a Service of the derived name was made for the import of `key`.
+///
+/// The owner's UID does not count: names are used once at a time, so another one is that of an import that is no more, and
+/// the new import takes the Service over with its address. So it does where the owner was taken away (a deletion that
+/// leaves orphans).
 fn is_ours(service: &Value, key: &ServiceKey) -> bool {
     let label = service.pointer("/metadata/labels").and_then(|labels| labels.get(MCS_SERVICE_LABEL));
-    label.and_then(Value::as_str) == Some(&*key.name) && is_owned_by(service, "ServiceImport", &key.name)
+    label.and_then(Value::as_str) == Some(&*key.name)
+        && (is_owned_by(service, "ServiceImport", &key.name) || !has_owner(service))
+}
+
+/// Whether an object is on its way out: it gives way to another once it is gone.
+fn is_terminating(object: &Value) -> bool {
+    object.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null())
 }
 
 #[cfg(test)]

@@ -29,9 +29,10 @@ pub(super) struct World {
     pub(super) namespaces: BTreeMap<String, Namespace>,
     pub(super) exports: BTreeMap<ServiceKey, LocalExport>,
     pub(super) services: BTreeMap<ServiceKey, LocalService>,
-    /// EndpointSlices by the Service they belong to, then by name.
+    /// EndpointSlices by the Service they belong to, then by name. A slice belongs to the Service of its label, and to the
+    /// derived Service in its name, since labels can be edited and names cannot.
     pub(super) slices: BTreeMap<ServiceKey, BTreeMap<String, LocalSlice>>,
-    slice_owners: BTreeMap<ObjectKey, ServiceKey>,
+    slice_owners: BTreeMap<ObjectKey, BTreeSet<ServiceKey>>,
     pub(super) imports: BTreeMap<ServiceKey, Value>,
     pub(super) remote: BTreeMap<ServiceKey, BTreeMap<ClusterName, ServiceExport>>,
     /// What other clusters offer of derived Services.
@@ -90,6 +91,8 @@ pub(super) struct LocalSlice {
     pub(super) source_cluster: Option<String>,
     /// Made by another mesh controller, so no source of backends.
     pub(super) excluded: bool,
+    /// Made by a controller of Kubernetes.
+    pub(super) by_kubernetes: bool,
     pub(super) whole: Value,
 }
 
@@ -228,10 +231,18 @@ pub(super) fn decode_slice(raw: &RawObject<'_>) -> Result<(Option<String>, Local
             .filter(|_| managed_by == MANAGED_BY_MESH && label(MCS_SERVICE_LABEL).is_some())
             .map(str::to_owned),
         excluded: EXCLUDED_FROM_MIRROR.contains(&managed_by),
+        by_kubernetes: managed_by.ends_with(".k8s.io"),
         whole: Value::Null,
     };
     let service = label(SERVICE_NAME_LABEL).map(str::to_owned);
     Ok((service, LocalSlice { whole, ..slice }))
+}
+
+/// The derived Service in the name of a slice that was made for one.
+fn derived_of_slice(name: &str) -> Option<&str> {
+    let digits = "derived-".len() + 10;
+    let (service, rest) = name.split_at_checked(digits)?;
+    (service.starts_with("derived-") && rest.starts_with('-')).then_some(service)
 }
 
 /// The whole object without the bookkeeping that no plan looks at.
@@ -270,6 +281,29 @@ impl World {
     /// Every service that is exported or imported.
     pub(super) fn all(&self) -> BTreeSet<ServiceKey> {
         self.exports.keys().chain(self.imports.keys()).chain(self.remote.keys()).cloned().collect()
+    }
+
+    /// Whether anything of the service is here: an export, an import, or what was made for one.
+    pub(super) fn concerns(&self, key: &ServiceKey) -> bool {
+        let derived = ObjectKey::new(&key.namespace, &derived_name(&key.namespace, &key.name));
+        self.exports.contains_key(key)
+            || self.imports.contains_key(key)
+            || self.remote.contains_key(key)
+            || self.services.contains_key(&derived)
+            || self.slices.contains_key(&derived)
+    }
+
+    /// Forgets the name of a service that nothing is left of.
+    pub(super) fn prune(&mut self, key: &ServiceKey) {
+        if !self.concerns(key) {
+            self.derived.remove(&ObjectKey::new(&key.namespace, &derived_name(&key.namespace, &key.name)));
+        }
+    }
+
+    /// How many services have a name that leads to them.
+    #[cfg(test)]
+    pub(super) fn named(&self) -> usize {
+        self.derived.len()
     }
 
     pub(super) fn namespace_is_global(&self, namespace: &str) -> bool {
@@ -333,7 +367,7 @@ impl World {
         slice: Option<(Option<String>, LocalSlice)>,
     ) -> Vec<ServiceKey> {
         let mut touched = Vec::new();
-        if let Some(former) = self.slice_owners.remove(key) {
+        for former in self.slice_owners.remove(key).into_iter().flatten() {
             if let Some(slices) = self.slices.get_mut(&former) {
                 slices.remove(&*key.name);
                 if slices.is_empty() {
@@ -342,11 +376,14 @@ impl World {
             }
             touched.push(former);
         }
-        if let Some((Some(service), slice)) = slice {
-            let owner = ObjectKey::new(&key.namespace, &service);
-            self.slices.entry(owner.clone()).or_default().insert(key.name.to_string(), slice);
-            self.slice_owners.insert(key.clone(), owner.clone());
-            touched.push(owner);
+        if let Some((service, slice)) = slice {
+            let names = service.as_deref().into_iter().chain(derived_of_slice(&key.name));
+            let owners: BTreeSet<_> = names.map(|name| ObjectKey::new(&key.namespace, name)).collect();
+            for owner in &owners {
+                self.slices.entry(owner.clone()).or_default().insert(key.name.to_string(), slice.clone());
+            }
+            touched.extend(owners.iter().cloned());
+            self.slice_owners.insert(key.clone(), owners);
         }
         let through_derived: Vec<_> =
             touched.iter().filter_map(|owner| self.derived.get(owner).cloned()).collect();

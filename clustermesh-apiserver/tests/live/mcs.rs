@@ -201,6 +201,26 @@ pub(crate) async fn exports_of_all_clusters_become_one_import_with_an_address_an
         })
         .await?;
 
+    until_backends(&bench, &[("west", "10.72.1.11"), ("east", "10.2.0.2")]).await?;
+    let name = format!("{derived_name}-mesh-east-ipv4-0");
+    let labels = |service: &str, source: &str| {
+        json!({
+            "kubernetes.io/service-name": service, "multicluster.kubernetes.io/source-cluster": source,
+            "multicluster.kubernetes.io/service-name": "cart",
+            "endpointslice.kubernetes.io/managed-by": "endpointslice-mesh-controller.cilium.io",
+        })
+    };
+    let edited = json!({"name": name, "namespace": "shop", "labels": labels("other", "north")});
+    let version = |slice: &Value| slice["metadata"]["resourceVersion"].clone();
+    let before = bench.object("EndpointSlice", "shop", &name).await?.context("slice")?;
+    bench
+        .apply(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "metadata": edited}))
+        .await?;
+    let repaired = |slice: &Value| {
+        version(slice) != version(&before) && slice["metadata"]["labels"] == labels(&derived_name, "east")
+    };
+    bench.until_object("EndpointSlice", "shop", &name, repaired).await?;
+
     // The export here goes, then the one there: first the import shrinks, then all goes.
     bench.delete("ServiceExport", "shop", "cart").await?;
     bench.until_object("ServiceImport", "shop", "cart", |import| clusters(import) == ["east"]).await?;

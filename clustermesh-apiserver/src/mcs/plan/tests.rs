@@ -1,10 +1,14 @@
+mod families;
+mod left;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use kube_watch::RawObject;
 use mesh_types::{
     ClusterEndpointSlice, ClusterService, ExportPort, L4Addr, ServiceExport, SliceEndpoint, SlicePort,
 };
 
-use super::super::world::{LocalService, LocalSlice, Namespace};
+use super::super::world::{LocalService, LocalSlice, Namespace, decode_slice};
 use super::*;
 
 const API: &str = "multicluster.x-k8s.io/v1beta1";
@@ -71,12 +75,17 @@ fn local_slice() -> LocalSlice {
         "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}, {"name": "metrics", "port": 9090, "protocol": "TCP"}],
         "endpoints": [{"addresses": ["10.1.0.5"], "conditions": {"ready": true}}],
     });
-    LocalSlice { mirrored: false, source_cluster: None, excluded: false, whole }
+    LocalSlice { mirrored: false, source_cluster: None, excluded: false, by_kubernetes: false, whole }
 }
 
 /// What the API server was set up with, where the controller could not ask: the default.
 fn cluster_families(world: &World) -> Vec<String> {
     if world.offered.is_empty() { vec!["IPv4".to_owned()] } else { world.offered.clone() }
+}
+
+/// A slice as it comes from the API server.
+fn as_read(object: Value) -> (Option<String>, LocalSlice) {
+    RawObject::decode(&object.to_string(), decode_slice).unwrap()
 }
 
 /// Carries out a plan as an API server would, as far as plans can tell.
@@ -111,19 +120,8 @@ fn carry_out(world: &mut World, action: Action) {
                     world.set_service(key, Some(service));
                 }
                 Kind::Slice => {
-                    let service = object["metadata"]["labels"]["kubernetes.io/service-name"]
-                        .as_str()
-                        .map(str::to_owned);
-                    let labels = &object["metadata"]["labels"];
-                    let by_mesh = labels[objects::MANAGED_BY_LABEL] == objects::MANAGED_BY_MESH;
-                    let source = labels[objects::SOURCE_CLUSTER_LABEL].as_str().map(str::to_owned);
-                    let slice = LocalSlice {
-                        mirrored: !by_mesh,
-                        source_cluster: source.filter(|_| by_mesh),
-                        excluded: true,
-                        whole: object,
-                    };
-                    world.set_slice(&key, Some((service, slice)));
+                    let slice = as_read(object);
+                    world.set_slice(&key, Some(slice));
                 }
                 Kind::Export => panic!("exports belong to users"),
             }
@@ -513,98 +511,6 @@ fn a_service_that_turns_headless_gets_a_new_derived_service() {
     assert!(world.services[&derived()].headless);
     assert_eq!(world.imports[&key()]["spec"]["ips"], json!([]));
     assert_eq!(world.imports[&key()]["spec"]["type"], "Headless");
-}
-
-/// A world whose cluster offers these families, in which `east` exports with those.
-fn world_of_families(offered: &[&str], exported: &[&str]) -> World {
-    let texts = |families: &[&str]| families.iter().map(|family| (*family).to_owned()).collect();
-    let mut world = world();
-    world.offered = texts(offered);
-    let east = "east".parse().unwrap();
-    let export = ServiceExport { ip_families: texts(exported), ..remote_export("east", 1) };
-    world.set_remote(&east, key(), Some(export));
-    world.set_remote_service(&east, &derived(), Some(offer("east", 1)));
-    world
-}
-
-#[test]
-fn kep1645_addresses_and_families_of_an_import_correspond() {
-    /// What the cluster offers and the export has; families, addresses and slices of the import.
-    type Case = (&'static [&'static str], &'static [&'static str], Value, Value, &'static [&'static str]);
-    let (v4, v6) = ("10.96.7.7", "fd00:96::7");
-    let cases: [Case; 6] = [
-        (&["IPv4"], &["IPv4"], json!(["IPv4"]), json!([v4]), &["IPv4"]),
-        (&["IPv4"], &["IPv6", "IPv4"], json!(["IPv4"]), json!([v4]), &["IPv4"]),
-        (&["IPv4", "IPv6"], &["IPv6"], json!(["IPv6"]), json!([v6]), &["IPv6"]),
-        (&["IPv4", "IPv6"], &["IPv6", "IPv4"], json!(["IPv6", "IPv4"]), json!([v6, v4]), &["IPv4", "IPv6"]),
-        (&["IPv4"], &[], json!(["IPv4"]), json!([v4]), &["IPv4"]),
-        (&[], &["IPv4", "IPv6"], json!(["IPv4"]), json!([v4]), &["IPv4", "IPv6"]),
-    ];
-    for (offered, exported, families, ips, slices) in cases {
-        let mut world = world_of_families(offered, exported);
-        assert_eq!(settle(&mut world), [], "{offered:?} {exported:?}");
-        let import = &world.imports[&key()];
-        assert_eq!(
-            (&import["spec"]["ipFamilies"], &import["spec"]["ips"]),
-            (&families, &ips),
-            "{exported:?}"
-        );
-        assert_eq!(condition(observed_conditions(import), "Ready").0, "True", "{offered:?} {exported:?}");
-        let found =
-            world.slices[&derived()].values().map(|slice| slice.whole["addressType"].as_str().unwrap());
-        assert_eq!(found.collect::<Vec<_>>(), slices, "{offered:?} {exported:?}");
-    }
-}
-
-#[test]
-fn kep1645_an_export_without_a_family_of_this_cluster_gets_no_address_and_says_so() {
-    for kind in ["ClusterSetIP", "Headless"] {
-        let mut world = world_of_families(&["IPv4"], &["IPv6"]);
-        let mut export = world.remote[&key()].values().next().unwrap().clone();
-        export.service_type = kind.to_owned();
-        world.set_remote(&"east".parse().unwrap(), key(), Some(export.clone()));
-        assert_eq!(settle(&mut world), [Reason::FamilyUnsupported], "{kind}");
-        let import = world.imports[&key()].clone();
-        assert_eq!(condition(observed_conditions(&import), "Ready"), ("False", "IPFamilyNotSupported"));
-        assert_eq!(import["spec"]["ips"], json!([]));
-        assert_eq!(import["spec"]["ipFamilies"], json!(["IPv6"]), "what it would need");
-        assert!(!world.services.contains_key(&derived()) && !world.slices.contains_key(&derived()), "{kind}");
-
-        // The exporter gets the other family, and loses it again.
-        export.ip_families = vec!["IPv6".to_owned(), "IPv4".to_owned()];
-        world.set_remote(&"east".parse().unwrap(), key(), Some(export.clone()));
-        assert_eq!(settle(&mut world), [], "{kind}");
-        assert!(world.services.contains_key(&derived()));
-        export.ip_families.truncate(1);
-        world.set_remote(&"east".parse().unwrap(), key(), Some(export));
-        assert_eq!(settle(&mut world), [Reason::FamilyUnsupported], "{kind}");
-        assert!(!world.services.contains_key(&derived()) && !world.slices.contains_key(&derived()), "{kind}");
-    }
-}
-
-#[test]
-fn a_family_that_the_cluster_gets_later_is_learned_from_its_services() {
-    let mut world = world_of_families(&["IPv4"], &["IPv6"]);
-    settle(&mut world);
-    let dual = LocalService {
-        families: vec!["IPv4".to_owned(), "IPv6".to_owned()],
-        cluster_ips: vec!["10.96.0.9".to_owned(), "fd00:96::9".to_owned()],
-        ..local_service()
-    };
-    let other = ObjectKey::new("shop", "other");
-    assert!(world.set_service(other.clone(), Some(dual.clone())).contains(&key()));
-    assert_eq!(world.set_service(other.clone(), Some(dual)), [other], "that is no news");
-    assert_eq!(settle(&mut world), []);
-    assert_eq!(world.imports[&key()]["spec"]["ips"], json!(["fd00:96::7"]));
-}
-
-#[test]
-fn where_the_families_of_the_cluster_are_not_known_the_derived_service_tells() {
-    let mut world = world_of_families(&[], &["IPv6"]);
-    assert_eq!(settle(&mut world), [Reason::FamilyUnsupported]);
-    let import = &world.imports[&key()];
-    assert_eq!(condition(observed_conditions(import), "Ready"), ("False", "IPFamilyNotSupported"));
-    assert_eq!(import["spec"]["ips"], json!([]));
 }
 
 #[test]
