@@ -1,6 +1,7 @@
 //! `isthmus connect`, `disconnect` and `check` on real API servers, whose audit logs say what was written.
 
 mod faults;
+mod three;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -47,7 +47,7 @@ impl<'bed> Pod<'bed> {
             fs::create_dir_all(pod.dir.join(volume)).context("make a volume")?;
         }
         fs::create_dir_all(&pod.bin).context("make a directory")?;
-        for name in ["clustermesh-apiserver", "etcd"] {
+        for name in ["clustermesh-apiserver", "etcd", "isthmus"] {
             symlink(isthmus()?, pod.bin.join(name)).context("link the program")?;
         }
         let name = cluster.name();
@@ -167,6 +167,26 @@ impl<'bed> Pod<'bed> {
             ])
             .env("KUBERNETES_SERVICE_HOST", host)
             .env("KUBERNETES_SERVICE_PORT", port)
+            .ready_at(([127, 0, 0, 1], 9880));
+        self.host().daemon(spec)
+    }
+
+    /// All of it in one process, as on a machine without Kubernetes.
+    pub(crate) fn mesh(&self) -> Result<Daemon> {
+        let spec = self.of_cluster(self.container("mesh", "isthmus").arg("mesh"));
+        let spec = spec
+            .args([
+                "--cni=none",
+                "--listen-client-urls=https://0.0.0.0:2379",
+                "--trusted-ca-file=/var/lib/etcd-secrets/ca.crt",
+                "--cert-file=/var/lib/etcd-secrets/tls.crt",
+                "--key-file=/var/lib/etcd-secrets/tls.key",
+                "--cluster-users-enabled",
+                "--cluster-users-config-path=/var/lib/cilium/etcd-config/users.yaml",
+                "--clustermesh-config=/var/lib/cilium/clustermesh",
+                "--enable-heartbeat",
+            ])
+            .arg(format!("--kubeconfig={}", self.cluster.kubeconfig().display()))
             .ready_at(([127, 0, 0, 1], 9880));
         self.host().daemon(spec)
     }

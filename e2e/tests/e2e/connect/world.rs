@@ -1,4 +1,4 @@
-//! Two clusters with stores, ready to be connected, and kubeconfig contexts of all kinds.
+//! Clusters with stores, ready to be connected, and kubeconfig contexts of all kinds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -69,7 +69,9 @@ impl<'bed> World<'bed> {
             bed.clusters().iter().map(|cluster| Pod::new(cluster, &authority).unwrap()).collect();
         for (cluster, pod) in bed.clusters().iter().zip(&pods) {
             pod.peers_certificate(&format!("remote-{}", cluster.name()), &authority).unwrap();
-            service_account(cluster.kubectl(), cluster, pod).unwrap();
+            if cluster.has_cilium() {
+                service_account(cluster.kubectl(), cluster, pod).unwrap();
+            }
         }
         let relay = Relay::start(bed.cluster("west").host(), 9001, bed.cluster("east")).unwrap();
         let kubeconfig = kubeconfig(bed, relay.url());
@@ -93,10 +95,14 @@ impl<'bed> World<'bed> {
         self.bed.cluster("west").host()
     }
 
-    /// The stores with their exporters, running.
+    /// The stores with their exporters, running; where there is no Kubernetes, in one process with the mirror.
     pub(super) fn stores(&self) -> Vec<Daemon> {
         let mut daemons = Vec::new();
-        for pod in &self.pods {
+        for (cluster, pod) in self.bed.clusters().iter().zip(&self.pods) {
+            if !cluster.has_cilium() {
+                daemons.push(pod.mesh().unwrap());
+                continue;
+            }
             pod.etcd_init().unwrap();
             daemons.push(pod.etcd().unwrap());
             let mut exporter = pod.apiserver().unwrap();
@@ -157,16 +163,16 @@ impl<'bed> World<'bed> {
         self.run("connect", &[args, if named { &[] } else { &both }].concat())
     }
 
-    /// What the commands have written so far, by the API servers' own account.
+    /// What the commands have written so far, by the API servers' own account; kube-lite keeps none.
     pub(super) fn writes(&self) -> Vec<(String, Audited)> {
         let of = |cluster: &Cluster| {
             let name = cluster.name().to_owned();
             cluster.audit().unwrap().into_iter().filter(is_ours).map(move |write| (name.clone(), write))
         };
-        self.bed.clusters().iter().flat_map(of).collect()
+        self.bed.clusters().iter().filter(|cluster| cluster.has_cilium()).flat_map(of).collect()
     }
 
-    /// The objects that the command writes to, of both clusters, as lines by key; those without data are left out.
+    /// The objects that the command writes to, of all clusters, as lines by key; those without data are left out.
     pub(super) fn objects(&self) -> BTreeMap<Key, BTreeMap<String, Vec<String>>> {
         let mut objects = BTreeMap::new();
         for cluster in self.bed.clusters() {
@@ -184,11 +190,16 @@ impl<'bed> World<'bed> {
 
     /// Puts the written objects where the pods mount them, as the kubelet does.
     pub(super) fn mount(&self) {
+        let names = || self.bed.clusters().iter().map(Cluster::name);
         for (cluster, pod) in self.bed.clusters().iter().zip(&self.pods) {
             let objects = self.objects();
             let write = |volume: &str, object: &str, kind: &str| {
-                for (file, lines) in &objects[&key(cluster.name(), kind, object)] {
+                let files = objects.get(&key(cluster.name(), kind, object)).cloned().unwrap_or_default();
+                for (file, lines) in &files {
                     fs::write(pod.volume(volume).join(file), lines.join("\n") + "\n").unwrap();
+                }
+                for gone in names().filter(|name| !files.contains_key(*name)) {
+                    drop(fs::remove_file(pod.volume(volume).join(gone)));
                 }
             };
             write("clustermesh", "cilium-kvstoremesh", "secrets");
@@ -199,6 +210,11 @@ impl<'bed> World<'bed> {
     /// What every sound cluster has.
     pub(super) fn config(&self, cluster: &str) -> Value {
         let cluster = self.bed.cluster(cluster);
+        if !cluster.has_cilium() {
+            return json!({"apiVersion": "v1", "kind": "ConfigMap",
+                "metadata": {"name": "isthmus-config", "namespace": "kube-system"},
+                "data": {"cluster-name": cluster.name(), "cluster-id": cluster.id().to_string()}});
+        }
         let pool = cluster.plan().pod_cidrs(0)[0].replace("/24", "/16");
         json!({"apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "cilium-config", "namespace": "kube-system"},
@@ -231,10 +247,15 @@ impl<'bed> World<'bed> {
             self.pods.iter().zip(self.bed.clusters()).find(|(_, each)| each.name() == cluster.name());
         let server = server.unwrap().0.volume("server");
         let pair = PemPair { certificate: server.join("tls.crt"), key: server.join("tls.key") };
-        let node = json!({"apiVersion": "cilium.io/v2", "kind": "CiliumNode",
-            "metadata": {"name": format!("{}-1", cluster.name())},
-            "spec": {"addresses": [{"type": "InternalIP", "ip": cluster.plan().node(1).0}],
-                "ipam": {"podCIDRs": [cluster.plan().pod_cidrs(1)[0]]}}});
+        let (name, address) = (format!("{}-1", cluster.name()), cluster.plan().node(1).0);
+        let pods = &cluster.plan().pod_cidrs(1)[0];
+        let node = if cluster.has_cilium() {
+            json!({"apiVersion": "cilium.io/v2", "kind": "CiliumNode", "metadata": {"name": name},
+                "spec": {"addresses": [{"type": "InternalIP", "ip": address}], "ipam": {"podCIDRs": [pods]}}})
+        } else {
+            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+                "spec": {"podCIDR": pods, "podCIDRs": [pods]}})
+        };
         let items = [
             self.config(cluster.name()),
             tls("clustermesh-apiserver-server-cert", &self.authority, &pair),
@@ -244,6 +265,10 @@ impl<'bed> World<'bed> {
         ];
         for object in &items {
             cluster.kubectl().apply_object(object).unwrap();
+        }
+        if !cluster.has_cilium() {
+            let status = json!({"addresses": [{"type": "InternalIP", "address": address}]});
+            cluster.kubectl().patch_status("", "node", &name, &status).unwrap();
         }
         let status = json!({"loadBalancer": {"ingress": [{"ip": cluster.host().address()}]}});
         cluster.kubectl().patch_status("kube-system", "service", "clustermesh-apiserver", &status).unwrap();
@@ -298,25 +323,32 @@ fn kubeconfig(bed: &Bed, late: &str) -> PathBuf {
     };
     let (west, west_admin) = of("west");
     let (east, east_admin) = of("east");
+    let more: Vec<_> =
+        bed.clusters().iter().skip(2).map(|cluster| (cluster.name(), of(cluster.name()))).collect();
+    let (late, nobody, stranger) = (json!({"server": late}), json!({}), json!({"token": "wrong"}));
     let dead = json!({"server": format!("https://{}:1", bed.cluster("east").host().address())});
-    let contexts = [
+    let mut contexts = vec![
         ("west", &west, &west_admin),
         ("east", &east, &east_admin),
         ("again", &west, &west_admin),
-        ("late", &json!({"server": late}), &json!({})),
-        ("stranger", &east, &json!({"token": "wrong"})),
-        ("dead", &dead, &json!({})),
-        ("dead2", &dead, &json!({})),
-    ]
-    .map(|(name, cluster, user)| {
-        let context = json!({"name": name, "context": {"cluster": name, "user": name}});
-        (json!({"name": name, "cluster": cluster}), json!({"name": name, "user": user}), context)
-    });
+        ("late", &late, &nobody),
+        ("stranger", &east, &stranger),
+        ("dead", &dead, &nobody),
+        ("dead2", &dead, &nobody),
+    ];
+    contexts.extend(more.iter().map(|(name, (cluster, admin))| (*name, cluster, admin)));
+    let contexts: Vec<_> = contexts
+        .into_iter()
+        .map(|(name, cluster, user)| {
+            let context = json!({"name": name, "context": {"cluster": name, "user": name}});
+            (json!({"name": name, "cluster": cluster}), json!({"name": name, "user": user}), context)
+        })
+        .collect();
     let all = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "west",
-        "clusters": contexts.each_ref().map(|each| &each.0),
-        "users": contexts.each_ref().map(|each| &each.1),
-        "contexts": contexts.each_ref().map(|each| &each.2),
+        "clusters": contexts.iter().map(|each| &each.0).collect::<Vec<_>>(),
+        "users": contexts.iter().map(|each| &each.1).collect::<Vec<_>>(),
+        "contexts": contexts.iter().map(|each| &each.2).collect::<Vec<_>>(),
     });
     let path = bed.dir().join("kubeconfig");
     fs::write(&path, format!("{all:#}")).unwrap();
