@@ -18,6 +18,8 @@ pub(crate) enum Format {
     Text,
     /// For programs; fields are only ever added.
     Json,
+    /// The same fields as YAML.
+    Yaml,
 }
 
 /// `-o`, for commands that print what they found.
@@ -37,6 +39,9 @@ impl FormatArgs {
     ) -> anyhow::Result<()> {
         match self.output {
             Format::Text => print(text(value).trim_end()),
+            Format::Yaml => {
+                print(serde_yaml_ng::to_string(value).context("encode the result as YAML")?.trim_end())
+            }
             Format::Json => print(serde_json::to_string_pretty(value).context("encode the result as JSON")?),
         }
     }
@@ -156,9 +161,23 @@ pub(crate) fn print(text: impl Display) -> anyhow::Result<()> {
     ignore_closed(written).context("write to standard output")
 }
 
+/// An error and its causes on one line; a cause is left out if what it causes ends in it, as many do.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut told = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if !told.ends_with(&text) {
+            told = format!("{told}: {text}");
+        }
+        next = cause.source();
+    }
+    told
+}
+
 /// Tells of an error, with all its causes on one line. If even that cannot be written there is nobody to tell.
 pub(crate) fn complain(error: &anyhow::Error) {
-    drop(writeln!(io::stderr(), "isthmus: {error:#}"));
+    drop(writeln!(io::stderr(), "isthmus: {}", chain(error.as_ref())));
 }
 
 fn ignore_closed(written: io::Result<()>) -> io::Result<()> {
@@ -179,6 +198,19 @@ mod tests {
         {
             assert_eq!(quoted(word), expected);
         }
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let missing = io::Error::from(io::ErrorKind::NotFound);
+        let said = format!("read the file: {missing}");
+        let error = anyhow::Error::new(missing).context("inner").context("outer");
+        assert_eq!(
+            chain(error.as_ref()),
+            format!("outer: inner: {}", io::Error::from(io::ErrorKind::NotFound))
+        );
+        let error = anyhow::Error::new(io::Error::from(io::ErrorKind::NotFound)).context(said.clone());
+        assert_eq!(chain(error.as_ref()), said);
     }
 
     #[test]

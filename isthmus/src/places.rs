@@ -113,7 +113,7 @@ impl Places {
 
     /// Reads the file's text; its paths are relative to `directory`.
     fn parse(text: &str, directory: &Path) -> Result<Self, String> {
-        let mut places: Self = serde_yaml_ng::from_str(text).map_err(|error| error.to_string())?;
+        let mut places: Self = serde_yaml_ng::from_str(text).map_err(|error| brief(&error.to_string()))?;
         let mut names = BTreeSet::new();
         for cluster in &mut places.clusters {
             cluster.name.parse::<ClusterName>().map_err(|error| format!("clusters: name: {error}"))?;
@@ -148,6 +148,17 @@ impl Places {
         })?;
         found.name.parse().map_err(Usage::error)
     }
+}
+
+/// What is wrong, without all of a file that is something else.
+fn brief(error: &str) -> String {
+    const MOST: usize = 200;
+    if error.chars().count() <= MOST {
+        return error.to_owned();
+    }
+    let half = |chars: &mut dyn Iterator<Item = char>| chars.take(MOST / 2).collect::<String>();
+    let end: String = half(&mut error.chars().rev()).chars().rev().collect();
+    format!("{} … {end}", half(&mut error.chars()))
 }
 
 #[cfg(test)]

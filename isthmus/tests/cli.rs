@@ -27,7 +27,7 @@ fn wrong_usage_has_code_2_and_says_what_is_wrong_on_standard_error() {
         ("no command", "", "Usage: isthmus"),
         ("unknown command", "frobnicate", "unrecognized subcommand 'frobnicate'"),
         ("unknown flag", "version --loud", "unexpected argument '--loud'"),
-        ("unknown format", "version -o xml", "possible values: text, json"),
+        ("unknown format", "version -o xml", "possible values: text, json, yaml"),
         ("missing argument", "certs ca", "--out <DIR>"),
         ("bad duration", "certs ca --out /nowhere --valid-for soon", "such as `90s`"),
         ("no duration", "certs ca --out /nowhere --valid-for 0s", "longer than zero"),
@@ -49,7 +49,7 @@ fn wrong_usage_has_code_2_and_says_what_is_wrong_on_standard_error() {
 }
 
 #[test]
-fn the_version_is_one_line_or_json() {
+fn the_version_is_one_line_or_json_or_yaml() {
     let output = isthmus("version");
     assert_eq!(output.status.code(), Some(0));
     assert!(text(&output.stdout).starts_with(concat!("isthmus ", env!("CARGO_PKG_VERSION"), " ")));
@@ -60,6 +60,9 @@ fn the_version_is_one_line_or_json() {
     assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(version["os"], "linux");
     assert!(version["revision"].is_string() && version["arch"].is_string());
+    let yaml = isthmus("version -o yaml");
+    let same: serde_json::Value = serde_yaml_ng::from_slice(&yaml.stdout).expect("YAML");
+    assert_eq!(same, version);
 }
 
 #[test]

@@ -152,6 +152,12 @@ async fn clusters_without_cilium_are_connected_checked_and_parted() {
         set_up(&clusters.client(name).await, name, id, &pki).await;
     }
 
+    // Who may not is told so in the words of the API server, and in no others.
+    let (code, refused) = clusters.run("connect", &["--no-probe", "--as=somebody"]);
+    assert_eq!((code, &refused["outcome"]), (1, &"not-written".into()), "{refused}");
+    let found = refused["findings"][0]["found"].as_str().unwrap();
+    assert_eq!(found, "get /version: kube-lite does not impersonate: impersonate-user");
+
     let (code, planned) = clusters.run("connect", &["--no-probe"]);
     assert_eq!(
         (code, &planned["outcome"], &planned["findings"]),

@@ -32,6 +32,9 @@ pub(crate) struct Args {
     /// The kubeconfig that has the contexts [default: $KUBECONFIG, else ~/.kube/config].
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
+    /// User to impersonate at the Kubernetes APIs.
+    #[arg(long = "as", value_name = "USER")]
+    user: Option<String>,
     /// A namespace of the mesh's own parts, whose ConfigMaps, Leases, Events and names of Secrets are gathered. May be
     /// repeated.
     #[arg(short, long, value_name = "NAMESPACE", default_value = NAMESPACE)]
@@ -127,7 +130,8 @@ impl Args {
 
     async fn gather(&self, clusters: &[ClusterPlaces]) -> Bundle {
         let progress = out::Progress::start("Asking all clusters …");
-        let asking = Asking { patience: self.timeout, namespaces: self.namespace.clone() };
+        let asking =
+            Asking { patience: self.timeout, namespaces: self.namespace.clone(), user: self.user.clone() };
         let pages = status::ask::all(clusters, self.timeout);
         let bundles = async {
             let asked = clusters.iter().map(|cluster| {

@@ -1,7 +1,7 @@
 //! Carrying out a plan: each write for the version of the object that it was planned from.
 
 use super::reach::Reached;
-use crate::evidence::kube::{Api, CORE};
+use crate::evidence::kube::{Api, CORE, Refused};
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -78,9 +78,9 @@ async fn carry_out(api: &Api, write: &Write, mode: Mode) -> anyhow::Result<()> {
         }
     };
     let Err(error) = sent else { return Ok(()) };
-    match error.downcast_ref::<kube::Error>() {
-        Some(kube::Error::Api(status)) if status.code == 409 => {
-            bail!("somebody else wrote it since it was read ({})", status.message)
+    match error.downcast_ref::<Refused>() {
+        Some(refused) if refused.code() == 409 => {
+            bail!("somebody else wrote it since it was read ({refused})")
         }
         Some(_) | None => Err(error),
     }

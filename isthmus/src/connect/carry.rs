@@ -29,7 +29,7 @@ impl CarryArgs {
     pub(crate) fn say(&self, text: impl Display) -> anyhow::Result<()> {
         match self.format.output {
             Format::Text => out::print(text),
-            Format::Json => Ok(()),
+            Format::Json | Format::Yaml => Ok(()),
         }
     }
 }
@@ -46,7 +46,7 @@ impl Carry<'_> {
     pub(crate) async fn run(&self, mut report: PlanReport) -> anyhow::Result<Exit> {
         self.show(&report)?;
         let exit = self.decide(&mut report).await;
-        if self.args.format.output == Format::Json {
+        if self.args.format.output != Format::Text {
             if exit.is_err() {
                 report.outcome = Outcome::Failed;
             }
@@ -105,7 +105,7 @@ impl Carry<'_> {
     }
 }
 
-/// What `connect` and `disconnect` refuse before anything is read.
+/// What `check` and `disconnect` refuse before anything is read.
 pub(crate) fn no_cluster() -> anyhow::Error {
-    Usage::error("expected a cluster: give --context for each cluster that is to change")
+    Usage::error("expected a cluster: give --context for each, or --contexts for all of the kubeconfig")
 }

@@ -4,11 +4,11 @@ use crate::cmd::version::VERSION;
 use crate::duration;
 use crate::evidence::kube::Api;
 use crate::exit::Usage;
+use crate::out;
 use anyhow::Context as _;
 use http::header::{HeaderValue, USER_AGENT};
 use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig, KubeconfigError};
-use mesh_runtime::Chain;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -59,7 +59,7 @@ impl ReachArgs {
             let why = if matches!(error, KubeconfigError::FindPath) {
                 "there is none".to_owned()
             } else {
-                Chain(&error).to_string()
+                out::chain(&error)
             };
             Usage::error(format!("kubeconfig: {why}; {what}"))
         })
@@ -128,6 +128,14 @@ mod tests {
         let kubeconfig = Kubeconfig::from_yaml(text).unwrap();
         let cli = Cli::try_parse_from([&["x"], args].concat()).map_err(|error| error.to_string())?;
         cli.reach.contexts(&kubeconfig).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_kubeconfig_that_is_not_there_is_named_once() {
+        let cli = Cli::try_parse_from(["x", "--kubeconfig=/nowhere/config"]).unwrap();
+        let error = cli.reach.kubeconfig().unwrap_err().to_string();
+        assert_eq!(error.matches("/nowhere/config").count(), 1, "{error}");
+        assert_eq!(error.matches("No such file").count(), 1, "{error}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What each cluster has, by its API.
 
 use super::reach::Reached;
-use crate::evidence::kube::{Api, CORE};
+use crate::evidence::kube::{Api, CORE, Refused};
 use futures::future::join_all;
 use jiff::Timestamp;
 use mesh_connect::{
@@ -198,16 +198,16 @@ impl Look<'_> {
     }
 
     fn trouble(&self, error: &anyhow::Error, resource: &str, namespaced: bool) -> Trouble {
-        let Some(kube::Error::Api(status)) = error.downcast_ref::<kube::Error>() else {
+        let Some(refused) = error.downcast_ref::<Refused>() else {
             return Trouble::Unreachable(objects::cause(error));
         };
-        match status.code {
-            401 => Trouble::Unauthorised(status.message.clone()),
+        match refused.code() {
+            401 => Trouble::Unauthorised(refused.message().to_owned()),
             403 => Trouble::Forbidden {
                 verb: "get".to_owned(),
                 resource: resource.to_owned(),
                 namespace: if namespaced { self.namespace.to_owned() } else { String::new() },
-                user: objects::user(&status.message),
+                user: objects::user(refused.message()),
             },
             _ => Trouble::Unreachable(format!("{error:#}")),
         }

@@ -1,11 +1,14 @@
 //! Objects of a cluster as plain JSON.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use http::{Method, Request};
 use kube::Client;
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use kube::core::Status;
 use kube_watch::ClientConfig;
 use mesh_explain::{Objects, Subject};
 use serde_json::Value;
+use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -15,6 +18,36 @@ pub(crate) const MCS: &str = "/apis/multicluster.x-k8s.io/v1beta1";
 pub(crate) const DISCOVERY: &str = "/apis/discovery.k8s.io/v1";
 /// The core resources.
 pub(crate) const CORE: &str = "/api/v1";
+
+/// What an API server refused, in its words.
+#[derive(Debug)]
+pub(crate) struct Refused(Box<Status>);
+
+impl Refused {
+    /// The HTTP status code.
+    pub(crate) fn code(&self) -> u16 {
+        self.0.code
+    }
+
+    /// Why.
+    pub(crate) fn message(&self) -> &str {
+        &self.0.message
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message())
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// An error without the status that came with it, which the client would print as it is in memory.
+fn told(error: kube::Error) -> anyhow::Error {
+    let kube::Error::Api(status) = error else { return error.into() };
+    Refused(status).into()
+}
 
 /// A Kubernetes API, by paths.
 #[derive(Clone)]
@@ -29,6 +62,20 @@ impl Api {
             ..ClientConfig::default()
         };
         Ok(Self(config.client().await?))
+    }
+
+    /// The same, as another user if one is named.
+    pub(crate) async fn acting_as(
+        kubeconfig: &Path,
+        context: Option<&str>,
+        user: Option<&str>,
+    ) -> anyhow::Result<Self> {
+        let Some(user) = user else { return Self::new(kubeconfig, context).await };
+        let read = Kubeconfig::read_from(kubeconfig).context("read the kubeconfig")?;
+        let options = KubeConfigOptions { context: context.map(str::to_owned), ..Default::default() };
+        let mut config = Config::from_custom_kubeconfig(read, &options).await.context("kubeconfig")?;
+        config.auth_info.impersonate = Some(user.to_owned());
+        Ok(Self(Client::try_from(config).context("set up the client")?))
     }
 
     /// By a client that is there already.
@@ -47,23 +94,20 @@ impl Api {
         match self.0.request(request).await {
             Ok(object) => Ok(Some(object)),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("get {path}")),
+            Err(error) => Err(told(error)).with_context(|| format!("get {path}")),
         }
     }
 
     /// The headers of the answer to a `get` of `path`.
     pub(crate) async fn headers(&self, path: &str) -> anyhow::Result<http::HeaderMap> {
         let request = Request::get(path).body(kube::client::Body::empty()).context("make the request")?;
-        let answer = self.0.send(request).await.with_context(|| format!("get {path}"))?;
+        let answer = self.0.send(request).await.map_err(told).with_context(|| format!("get {path}"))?;
         if answer.status().is_success() {
             return Ok(answer.headers().clone());
         }
-        let status = kube::core::Status {
-            code: answer.status().as_u16(),
-            message: answer.status().to_string(),
-            ..Default::default()
-        };
-        Err(kube::Error::Api(status.boxed())).with_context(|| format!("get {path}"))
+        // Why not is in the body, which is read where bodies are.
+        self.get(path).await?;
+        bail!("get {path}: {}", answer.status())
     }
 
     /// The items of the list at `path`; none if the kind is not there.
@@ -83,7 +127,7 @@ impl Api {
         let bytes = serde_json::to_vec(body).context("encode an object")?;
         let request = Request::builder().method(&method).uri(path).header("content-type", kind);
         let request = request.body(bytes).context("make the request")?;
-        self.0.request(request).await.with_context(|| format!("{method} {path}"))
+        self.0.request(request).await.map_err(told).with_context(|| format!("{method} {path}"))
     }
 }
 

@@ -42,6 +42,8 @@ pub(crate) struct Asking {
     pub(crate) patience: Duration,
     /// Where the mesh's own parts are: their ConfigMaps and Secrets are in the bundle.
     pub(crate) namespaces: Vec<String>,
+    /// As whom the Kubernetes APIs are asked, if not as oneself.
+    pub(crate) user: Option<String>,
 }
 
 impl Asking {
@@ -94,7 +96,7 @@ impl Asking {
         let Some(kubeconfig) = &cluster.kubeconfig else { return bundle };
         let folder = format!("{}/kubernetes", cluster.name);
         let first = async {
-            let api = Api::new(kubeconfig, cluster.context.as_deref()).await?;
+            let api = Api::acting_as(kubeconfig, cluster.context.as_deref(), self.user.as_deref()).await?;
             let version = api.get("/version").await?.context("the API server does not say its version")?;
             Ok((api, version))
         };

@@ -190,6 +190,12 @@ fn everything_is_in_the_bundle_and_no_secret_is_also_when_half_of_the_mesh_is_aw
         ["gather", "--kubeconfig", kubeconfig, "--context", "west", "--output", contexts.to_str().unwrap()];
     until_code(&args, 0);
     assert!(read(&contexts).contains_key("west/kubernetes/services.json"));
+    let other = out.path().join("other.tar.gz");
+    let args = ["gather", "--kubeconfig", kubeconfig, "--context", "west", "--as", "somebody", "--output"];
+    let other = isthmus(&[&args[..], &[other.to_str().unwrap(), "-o", "json"]].concat());
+    assert_eq!(other.status.code(), Some(3), "{}", text(&other.stderr));
+    let said = "get /version: kube-lite does not impersonate: impersonate-user";
+    assert!(text(&other.stdout).contains(said), "{}", text(&other.stdout));
     let unknown = isthmus(&["gather", "--kubeconfig", kubeconfig, "--context", "north"]);
     assert_eq!(unknown.status.code(), Some(2));
     assert!(
