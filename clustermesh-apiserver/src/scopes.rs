@@ -24,4 +24,4 @@ use declared::{Outside, Scope};
 pub use declared::{Scopes, ScopesError};
 pub(crate) use file::{ScopesFile, text_of};
 pub use trees::{OutsideKey, ScopeStatus};
-pub(crate) use trees::{Trees, place};
+pub(crate) use trees::{Trees, place, scope_at};

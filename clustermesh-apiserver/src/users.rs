@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The first file is the ConfigMap `clustermesh-remote-users` of Cilium's chart. A user that is in it exists, with its role; one
-//! that was in it and is no more is deleted. Users that never were in it are left alone.
+//! that was in it and is no more is deleted, also if that happened while nobody looked: a user who was in it has the role
+//! `isthmus-users` besides, which may do nothing. Users that never were in it are left alone.
 //! Source: Cilium `clustermesh-apiserver/clustermesh/users_mgmt.go`.
 //!
 //! The second is that of the export scopes ([`crate::Scopes`]): the user `remote-<cluster>` of a cluster in a scope has the role
@@ -29,7 +30,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::daemon::Scoping;
-use crate::scopes::{Scopes, ScopesFile, Trees, Unscoped, place, text_of};
+use crate::scopes::{Scopes, ScopesFile, Trees, Unscoped, place, scope_at, text_of};
+
+/// The role by which users are known after a restart that were set up here. It may do nothing.
+const SET_UP_HERE: &str = "isthmus-users";
 
 /// How often the file is read: a ConfigMap takes kubelet a minute, so this adds little.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -61,6 +65,7 @@ pub fn keep_users(
             local: local.clone(),
             applied: BTreeMap::new(),
             readers: BTreeSet::new(),
+            left: None,
             store_id: None,
             read: None,
             complained: None,
@@ -157,6 +162,13 @@ fn scope_role(scope: &str) -> String {
     root_role(&place(scope))
 }
 
+/// What was set up by an earlier life of the daemon.
+#[derive(Debug, Default)]
+struct Left {
+    users: BTreeSet<String>,
+    scopes: BTreeSet<Arc<str>>,
+}
+
 struct Keeper {
     store: Arc<dyn Users>,
     file: Option<PathBuf>,
@@ -166,6 +178,8 @@ struct Keeper {
     applied: Wanted,
     /// Roles of scopes that were made.
     readers: BTreeSet<Arc<str>>,
+    /// What an earlier life left in the store, until it is gone or wanted again; `None` before the store was asked.
+    left: Option<Left>,
     /// The store that has them; known where there are scopes.
     store_id: Option<u64>,
     /// The text that was last understood.
@@ -250,7 +264,11 @@ impl Keeper {
                 info!("the store was replaced, setting up its users again");
                 self.applied.clear();
                 self.readers.clear();
+                self.left = None;
             }
+        }
+        if self.left.is_none() {
+            self.left = Some(self.recall().await?);
         }
         let is_complete = |scope: &str| trees.as_ref().is_some_and(|trees| trees.is_complete(scope));
         let plan = plan(listed, scopes, &self.applied, is_complete);
@@ -261,17 +279,24 @@ impl Keeper {
             }
         }
         let stays = |name: &String| plan.users.contains_key(name) || plan.waiting.contains(name);
-        let gone: Vec<String> = self.applied.keys().filter(|name| !stays(name)).cloned().collect();
+        let left = self.left.iter().flat_map(|left| &left.users);
+        let gone: BTreeSet<String> =
+            self.applied.keys().chain(left).filter(|name| !stays(name)).cloned().collect();
         for name in gone {
             self.store.delete_user(&name).await?;
             info!(user = name, "user of the store deleted");
             self.applied.remove(&name);
+            if let Some(left) = &mut self.left {
+                left.users.remove(&name);
+            }
         }
         for (name, role) in &plan.users {
             if self.applied.get(name) == Some(role) {
                 continue;
             }
-            let roles: Vec<&str> = role.iter().map(String::as_str).collect();
+            // The user of clusters that have none of their own comes with the store, whatever is done to it.
+            let ours = (name != REMOTE).then_some(SET_UP_HERE);
+            let roles: Vec<&str> = ours.into_iter().chain(role.as_deref()).collect();
             self.store.put_user(name, &roles).await?;
             info!(user = name, role, "user of the store set up");
             self.applied.insert(name.clone(), role.clone());
@@ -291,14 +316,50 @@ impl Keeper {
             let role =
                 scopes.of(name.strip_prefix(OF_CLUSTER).unwrap_or(name)).map(|scope| scope_role(scope));
             let users = self.store.users().await?;
-            if users.get(name).is_some_and(|roles| roles.iter().any(|had| Some(had) != role.as_ref())) {
-                self.store.put_user(name, &[]).await?;
+            let more = |had: &String| had != SET_UP_HERE && Some(had) != role.as_ref();
+            if users.get(name).is_some_and(|roles| roles.iter().any(more)) {
+                self.store.put_user(name, &[SET_UP_HERE]).await?;
             }
         }
+        self.retire_left(scopes).await?;
         if let Some(trees) = &trees {
             self.retire(trees, scopes).await?;
         }
         Ok(plan.waiting.is_empty())
+    }
+
+    /// Asks the store for what an earlier life left there.
+    async fn recall(&self) -> Result<Left, Error> {
+        self.store.put_role(SET_UP_HERE).await?;
+        let users = self.store.users().await?.into_iter();
+        let ours = users.filter(|(_, roles)| roles.iter().any(|role| role == SET_UP_HERE));
+        let roles = self.store.roles().await?;
+        let scope = |role: &String| role.strip_prefix(ROOT_ROLE).and_then(scope_at).map(Arc::from);
+        Ok(Left {
+            users: ours.map(|(name, _)| name).collect(),
+            scopes: roles.iter().filter_map(scope).collect(),
+        })
+    }
+
+    /// Removes the roles of scopes that were gone when this life began, once nobody lives in them.
+    async fn retire_left(&mut self, scopes: &Scopes) -> Result<(), Error> {
+        let Some(left) = &mut self.left else { return Ok(()) };
+        left.scopes.retain(|scope| !self.readers.contains(scope));
+        let gone = |scope: &&Arc<str>| !scopes.scopes.contains_key(*scope);
+        let gone: Vec<Arc<str>> = left.scopes.iter().filter(gone).cloned().collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let users = self.store.users().await?;
+        for scope in gone {
+            let role = scope_role(&scope);
+            if !users.values().flatten().any(|had| *had == role) {
+                self.store.delete_role(&role).await?;
+                info!(scope = &*scope, "role of an export scope that is gone deleted");
+                left.scopes.remove(&scope);
+            }
+        }
+        Ok(())
     }
 
     /// Removes what belongs to scopes that are gone, once nobody lives in them.

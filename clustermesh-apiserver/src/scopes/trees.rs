@@ -338,6 +338,11 @@ pub(crate) fn place(scope: &str) -> String {
     format!("{TREES}{scope}/")
 }
 
+/// The scope whose tree lies there.
+pub(crate) fn scope_at(place: &str) -> Option<&str> {
+    place.strip_prefix(TREES)?.strip_suffix('/').filter(|scope| !scope.is_empty())
+}
+
 /// Has every tree hold what it should of a resource that is complete.
 fn fill(
     trees: &mut BTreeMap<Arc<str>, Tree>,

@@ -23,25 +23,32 @@ struct Bed {
     store: Arc<Store>,
     file: PathBuf,
     _dir: tempfile::TempDir,
-    _tasks: Supervisor,
+    tasks: Supervisor,
+}
+
+/// The users that come with a store.
+fn set_up(store: &Store) {
+    let preset = store.change_auth(|auth| {
+        *auth = Auth::of_cluster("here");
+        Ok(())
+    });
+    preset.unwrap();
 }
 
 impl Bed {
     fn start(text: &str) -> Self {
         let store = Store::new(StoreConfig::default());
-        store
-            .change_auth(|auth| {
-                *auth = Auth::of_cluster("here");
-                Ok(())
-            })
-            .unwrap();
+        set_up(&store);
+        Self::start_on(store, text)
+    }
+
+    fn start_on(store: Arc<Store>, text: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("users.yaml");
-        let tasks = Supervisor::new(Duration::from_secs(1));
-        let bed = Self { store, file, _dir: dir, _tasks: tasks };
+        let bed = Self { store, file, _dir: dir, tasks: Supervisor::new(Duration::from_secs(1)) };
         bed.write(text);
         let users = Arc::new(bed.store.client());
-        keep_users(users, Some(bed.file.clone()), None, local(), &bed._tasks.spawner());
+        keep_users(users, Some(bed.file.clone()), None, local(), &bed.tasks.spawner());
         bed
     }
 
@@ -74,7 +81,7 @@ async fn users_follow_the_file() {
     bed.until(&["remote-a", "remote-b"]).await;
     bed.write("users: [{name: remote-b, role: local}]");
     bed.until(&["remote-b"]).await;
-    assert_eq!(bed.store.client().users().await.unwrap()["remote-b"], ["local"], "the earlier role is gone");
+    assert_eq!(bed.store.client().users().await.unwrap()["remote-b"], [SET_UP_HERE, "local"], "no more");
 
     // What is not understood, or not there, changes nothing.
     bed.write("users: {");
@@ -93,7 +100,13 @@ async fn a_role_that_is_not_there_yet_is_asked_for_again() {
     sleep(Duration::from_secs(5)).await;
     bed.store.change_auth(|auth| auth.add_role("later")).unwrap();
     let granted = async || {
-        bed.store.client().users().await.unwrap().get("remote-a").is_some_and(|roles| roles == &["later"])
+        bed.store
+            .client()
+            .users()
+            .await
+            .unwrap()
+            .get("remote-a")
+            .is_some_and(|roles| roles == &[SET_UP_HERE, "later"])
     };
     for _ in 0..600 {
         if granted().await {
@@ -142,4 +155,64 @@ fn nobody_is_given_a_tree_that_is_not_complete() {
     let new = waiting(&Wanted::new());
     assert!(new.users.is_empty() && new.scopes.is_empty() && new.waiting.contains("remote-prod"), "{new:?}");
     assert_eq!(planned(&waiting(&all)), [("remote-prod", "remote")], "until then it keeps what it had");
+}
+
+/// In a store that keeps everything, and in one that keeps its users alone.
+#[tokio::test]
+async fn who_is_removed_from_the_file_while_nobody_looks_loses_access() {
+    for open in [Store::durable, Store::keeping_users] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(StoreConfig::default(), dir.path()).unwrap();
+        set_up(&store);
+        let operators = store.change_auth(|auth| {
+            auth.add_user("of-the-operator", None)?;
+            auth.grant_role("of-the-operator", REMOTE)
+        });
+        operators.unwrap();
+        let both = "users: [{name: remote-a, role: remote}, {name: remote-b, role: remote}]";
+        let first = Bed::start_on(store, both);
+        first.until(&["of-the-operator", "remote-a", "remote-b"]).await;
+        let Bed { store, tasks, .. } = first;
+        tasks.until(std::future::ready(())).await.unwrap();
+        drop(store);
+
+        let store = open(StoreConfig::default(), dir.path()).unwrap();
+        assert!(store.client().users().await.unwrap().contains_key("remote-a"), "it was kept");
+        let second = Bed::start_on(store, "users: [{name: remote-b, role: remote}]");
+        second.until(&["of-the-operator", "remote-b"]).await;
+        let users = second.store.client().users().await.unwrap();
+        assert_eq!(users["of-the-operator"], [REMOTE]);
+        assert_eq!(users[REMOTE], [REMOTE], "it comes with the store");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn roles_of_scopes_that_are_gone_when_the_daemon_starts_are_removed() {
+    let store = Store::new(StoreConfig::default());
+    set_up(&store);
+    let client = store.client();
+    for scope in ["shop", "lived-in"] {
+        client.put_reader(&scope_role(scope), &place(scope)).await.unwrap();
+    }
+    for role in ["root=of/the/operator/", SET_UP_HERE] {
+        client.put_role(role).await.unwrap();
+    }
+    client.put_user("remote-a", &[SET_UP_HERE, &scope_role("shop")]).await.unwrap();
+    client.put_user("of-the-operator", &[&scope_role("lived-in")]).await.unwrap();
+    let bed = Bed::start_on(store, "users: [{name: remote-a, role: remote}]");
+    bed.until(&["of-the-operator", "remote-a"]).await;
+    for _ in 0..600 {
+        let roles = client.roles().await.unwrap();
+        if !roles.contains(&scope_role("shop")) {
+            assert!(
+                roles.contains(&scope_role("lived-in")),
+                "somebody has it whom we do not know: {roles:?}"
+            );
+            assert!(roles.iter().any(|role| role == "root=of/the/operator/"), "{roles:?}");
+            assert_eq!(client.users().await.unwrap()["remote-a"], [SET_UP_HERE, REMOTE]);
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    panic!("the role of the scope stays: {:?}", client.roles().await);
 }

@@ -11,6 +11,7 @@ mod lite;
 mod mcs;
 #[path = "../../../kube-watch/tests/api_server/server.rs"]
 mod server;
+mod users;
 
 /// Makes two tests of each case: one per server.
 macro_rules! battery {

@@ -24,6 +24,12 @@ pub trait Users: Send + Sync {
     /// Deletes a user; no error when there is none.
     async fn delete_user(&self, name: &str) -> Result<(), Error>;
 
+    /// The name of every role.
+    async fn roles(&self) -> Result<Vec<String>, Error>;
+
+    /// Adds the role if need be; a new one may do nothing.
+    async fn put_role(&self, role: &str) -> Result<(), Error>;
+
     /// Adds the role if need be and lets it read all keys below `prefix`, beside what it may do already.
     async fn put_reader(&self, role: &str, prefix: &str) -> Result<(), Error>;
 
@@ -55,6 +61,17 @@ impl Users for EmbeddedClient {
     async fn delete_user(&self, name: &str) -> Result<(), Error> {
         match self.store().change_auth(|auth| auth.delete_user(name)) {
             Ok(()) | Err(AuthError::UserNotFound) => Ok(()),
+            Err(error) => Err(Error::Invalid(error.into())),
+        }
+    }
+
+    async fn roles(&self) -> Result<Vec<String>, Error> {
+        Ok(self.store().auth().roles().map(|(name, _)| name.clone()).collect())
+    }
+
+    async fn put_role(&self, role: &str) -> Result<(), Error> {
+        match self.store().change_auth(|auth| auth.add_role(role)) {
+            Ok(()) | Err(AuthError::RoleExists) => Ok(()),
             Err(error) => Err(Error::Invalid(error.into())),
         }
     }
@@ -117,13 +134,23 @@ impl Users for EtcdClient {
         }
     }
 
-    async fn put_reader(&self, role: &str, prefix: &str) -> Result<(), Error> {
+    async fn roles(&self) -> Result<Vec<String>, Error> {
+        let mut auth = self.auth().await?;
+        Ok(self.call(Asked::Nothing, auth.role_list()).await?.roles().to_vec())
+    }
+
+    async fn put_role(&self, role: &str) -> Result<(), Error> {
         let mut auth = self.auth().await?;
         match self.call(Asked::Nothing, auth.role_add(role)).await {
-            Ok(_) => {}
-            Err(Error::Invalid(status)) if status.message().contains("role name already exists") => {}
-            Err(error) => return Err(error),
+            Ok(_) => Ok(()),
+            Err(Error::Invalid(status)) if status.message().contains("role name already exists") => Ok(()),
+            Err(error) => Err(error),
         }
+    }
+
+    async fn put_reader(&self, role: &str, prefix: &str) -> Result<(), Error> {
+        self.put_role(role).await?;
+        let mut auth = self.auth().await?;
         let permission = Permission::read(prefix).with_prefix();
         self.call(Asked::Nothing, auth.role_grant_permission(role, permission)).await?;
         Ok(())
