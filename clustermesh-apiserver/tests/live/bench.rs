@@ -78,6 +78,16 @@ impl Bench {
         Self::on(Server::Lite(Lite::start().await?)).await
     }
 
+    /// On a real API server whose Services have addresses of both families.
+    pub(crate) async fn on_dual_stack_kubernetes() -> Result<Self> {
+        Self::on(Server::Real(Box::new(ApiServer::start_with("10.96.0.0/16,fd00:96::/112").await?))).await
+    }
+
+    /// The same on kube-lite.
+    pub(crate) async fn on_dual_stack_kube_lite() -> Result<Self> {
+        Self::on(Server::Lite(Lite::start_with(&["10.96.0.0/16", "fd00:96::/112"]).await?)).await
+    }
+
     async fn on(server: Server) -> Result<Self> {
         let config = match &server {
             Server::Real(server) => server.config(),

@@ -19,12 +19,18 @@ pub(crate) struct Lite {
     port: u16,
     tls: Tls,
     store: Arc<Store>,
+    services: &'static [&'static str],
     /// Those of the server that runs; none while it is killed.
     tasks: JoinSet<()>,
 }
 
 impl Lite {
     pub(crate) async fn start() -> Result<Self> {
+        Self::start_with(&["10.96.0.0/16"]).await
+    }
+
+    /// With Services in these CIDRs.
+    pub(crate) async fn start_with(services: &'static [&'static str]) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
         let tls = Tls {
@@ -36,7 +42,7 @@ impl Lite {
         let port = listener.local_addr()?.port();
         std::fs::write(dir.path().join("kubeconfig"), crate::server::kubeconfig(port, TOKEN))?;
         let store = Store::new(StoreConfig::default());
-        let mut started = Self { dir, port, tls, store, tasks: JoinSet::new() };
+        let mut started = Self { dir, port, tls, store, services, tasks: JoinSet::new() };
         started.serve(listener).await?;
         Ok(started)
     }
@@ -66,7 +72,7 @@ impl Lite {
             tls: self.tls.clone(),
             tokens: vec![Token::new("admin", TOKEN)],
             store: Arc::new(self.store.client()),
-            service_cidrs: vec!["10.96.0.0/16".parse()?],
+            service_cidrs: self.services.iter().map(|cidr| cidr.parse()).collect::<Result<_, _>>()?,
         };
         let server = Server::open(config).await.context("open kube-lite")?;
         self.tasks.spawn(async move { server.run(CancellationToken::new()).await.expect("kube-lite runs") });

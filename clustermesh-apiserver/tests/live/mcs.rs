@@ -325,6 +325,84 @@ pub(crate) async fn an_import_has_the_families_that_the_exports_and_this_cluster
     controllers.stop().await
 }
 
+/// On API servers that have both families, IPv4 first.
+pub(crate) async fn an_import_has_an_address_of_each_family_in_the_order_of_the_export(
+    bench: Bench,
+) -> Result<()> {
+    definitions(&bench).await?;
+    bench.apply(namespace("shop", true)).await?;
+    let controllers = Controllers::start(&bench);
+    let events =
+        [exported_with(80, &["IPv6"]), offered(&["10.2.0.1", "fd00:2::1"]), RemoteEvent::Read(east())];
+    controllers.tell(events).await?;
+    let with = |families: &'static [&'static str]| {
+        move |import: &Value| {
+            condition(import, "Ready").0 == "True" && import["spec"]["ipFamilies"] == json!(families)
+        }
+    };
+    let import = bench.until_object("ServiceImport", "shop", "cart", with(&["IPv6"])).await?;
+    let derived = derived_name("shop", "cart");
+    let service = bench.object("Service", "shop", &derived).await?.context("derived")?;
+    let (v4, v6) = (&service["spec"]["clusterIPs"][0], &service["spec"]["clusterIPs"][1]);
+    assert_eq!(service["spec"]["ipFamilies"], json!(["IPv4", "IPv6"]));
+    assert_eq!(import["spec"]["ips"], json!([v6]));
+    until_backends(&bench, &[("east", "fd00:2::1")]).await?;
+
+    controllers.tell([exported_with(80, &["IPv6", "IPv4"])]).await?;
+    let import = bench.until_object("ServiceImport", "shop", "cart", with(&["IPv6", "IPv4"])).await?;
+    assert_eq!(import["spec"]["ips"], json!([v6, v4]));
+    until_backends(&bench, &[("east", "10.2.0.1"), ("east", "fd00:2::1")]).await?;
+
+    controllers.tell([exported_with(80, &["IPv4"])]).await?;
+    let import = bench.until_object("ServiceImport", "shop", "cart", with(&["IPv4"])).await?;
+    assert_eq!(import["spec"]["ips"], json!([v4]));
+    until_backends(&bench, &[("east", "10.2.0.1")]).await?;
+    assert_eq!(
+        bench.object("Service", "shop", &derived).await?.context("derived")?,
+        service,
+        "never written again"
+    );
+    controllers.stop().await
+}
+
+/// What Cilium would hand on to the API server, which would refuse the import for it.
+pub(crate) async fn a_bad_port_of_a_peer_is_left_out_of_an_import_that_the_api_server_accepts(
+    bench: Bench,
+) -> Result<()> {
+    definitions(&bench).await?;
+    bench.apply(namespace("shop", true)).await?;
+    let mut controllers = Controllers::start(&bench);
+    let RemoteEvent::Exported { cluster, mut export } = exported(80) else { unreachable!("it is an export") };
+    let port = |name: &str, protocol: &str, port, app: &str| ExportPort {
+        name: name.into(),
+        protocol: protocol.into(),
+        port,
+        app_protocol: app.into(),
+    };
+    export.ports.extend([
+        port("high", "TCP", 70_000, ""),
+        port("echo", "ICMP", 7, ""),
+        port("Not A Label", "TCP", 81, ""),
+        port("http", "TCP", 82, ""),
+        port("app", "TCP", 83, "not a name"),
+    ]);
+    controllers.tell([RemoteEvent::Exported { cluster, export }, RemoteEvent::Read(east())]).await?;
+    let ready = |import: &Value| condition(import, "Ready").0 == "True";
+    let import = bench.until_object("ServiceImport", "shop", "cart", ready).await?;
+    let ports = json!([{"name": "http", "port": 80, "protocol": "TCP"}, {"name": "app", "port": 83, "protocol": "TCP"}]);
+    assert_eq!(import["spec"]["ports"], ports);
+    let named = |status: &mcs::Status| status.withheld.get("shop/cart").is_some_and(|rows| rows.len() == 5);
+    controllers.until("a reason for each field", named).await?;
+    controllers.until("no failure", |status| status.failing.is_empty()).await?;
+
+    // With the export all that was said of it is forgotten.
+    let withdrawn = RemoteEvent::Withdrawn { cluster: east(), namespace: "shop".into(), name: "cart".into() };
+    controllers.tell([withdrawn]).await?;
+    controllers.until("nothing withheld", |status| status.withheld.is_empty()).await?;
+    bench.until_gone("ServiceImport", "shop", "cart").await?;
+    controllers.stop().await
+}
+
 pub(crate) async fn who_takes_over_writes_nothing_anew_and_removes_what_is_withdrawn(
     mut bench: Bench,
 ) -> Result<()> {

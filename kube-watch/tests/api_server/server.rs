@@ -15,17 +15,37 @@ const TOKEN: &str = "only-for-this-test";
 /// How long a server may take to be ready; it takes 3 seconds on an idle machine.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 
+/// Addresses of Services.
+const SERVICES: &str = "10.96.0.0/16";
+
 pub(crate) struct ApiServer {
     dir: TempDir,
     port: u16,
     etcd_port: u16,
-    _etcd: Child,
+    /// Where addresses of Services come from.
+    services: &'static str,
+    etcd: Child,
     server: Child,
 }
 
 impl ApiServer {
     /// Starts both and waits until the API is ready.
     pub(crate) async fn start() -> Result<Self> {
+        Self::start_with(SERVICES).await
+    }
+
+    /// The same, with Services in these CIDRs. Another program may take a port that was free just before; then others are
+    /// tried.
+    pub(crate) async fn start_with(services: &'static str) -> Result<Self> {
+        loop {
+            match Self::try_start(services).await {
+                Err(error) if format!("{error:#}").contains("address already in use") => {}
+                started => return started,
+            }
+        }
+    }
+
+    async fn try_start(services: &'static str) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let key = rcgen::KeyPair::generate()?;
         std::fs::write(dir.path().join("sa.key"), key.serialize_pem())?;
@@ -45,8 +65,8 @@ impl ApiServer {
             .kill_on_drop(true)
             .spawn()
             .context("start etcd")?;
-        let server = launch(dir.path(), port, etcd_port)?;
-        let mut started = Self { dir, port, etcd_port, _etcd: etcd, server };
+        let server = launch(dir.path(), port, etcd_port, services)?;
+        let mut started = Self { dir, port, etcd_port, services, etcd, server };
         started.ready().await?;
         Ok(started)
     }
@@ -62,7 +82,7 @@ impl ApiServer {
 
     /// Starts it again, on the same port and data.
     pub(crate) async fn restart(&mut self) -> Result<()> {
-        self.server = launch(self.dir.path(), self.port, self.etcd_port)?;
+        self.server = launch(self.dir.path(), self.port, self.etcd_port, self.services)?;
         self.ready().await
     }
 
@@ -75,10 +95,13 @@ impl ApiServer {
             if matches!(answer.as_deref(), Ok("ok")) {
                 return Ok(());
             }
-            let log =
-                || std::fs::read_to_string(self.dir.path().join("kube-apiserver.log")).unwrap_or_default();
-            ensure!(self.server.try_wait()?.is_none(), "kube-apiserver ended: {}", log());
-            ensure!(Instant::now() < deadline, "kube-apiserver is not ready ({answer:?}): {}", log());
+            let log = |of: &str| {
+                std::fs::read_to_string(self.dir.path().join(format!("{of}.log"))).unwrap_or_default()
+            };
+            ensure!(self.etcd.try_wait()?.is_none(), "etcd ended: {}", log("etcd"));
+            let server = log("kube-apiserver");
+            ensure!(self.server.try_wait()?.is_none(), "kube-apiserver ended: {server}");
+            ensure!(Instant::now() < deadline, "kube-apiserver is not ready ({answer:?}): {server}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -94,7 +117,7 @@ pub(crate) fn kubeconfig(port: u16, token: &str) -> String {
     )
 }
 
-fn launch(dir: &Path, port: u16, etcd_port: u16) -> Result<Child> {
+fn launch(dir: &Path, port: u16, etcd_port: u16, services: &str) -> Result<Child> {
     Command::new(tool("kube-apiserver")?)
         .arg(format!("--etcd-servers=http://127.0.0.1:{etcd_port}"))
         .arg(format!("--cert-dir={}", dir.join("certs").display()))
@@ -105,7 +128,7 @@ fn launch(dir: &Path, port: u16, etcd_port: u16) -> Result<Child> {
         .arg(format!("--service-account-signing-key-file={}", dir.join("sa.key").display()))
         .arg(format!("--token-auth-file={}", dir.join("tokens.csv").display()))
         .arg("--authorization-mode=RBAC")
-        .arg("--service-cluster-ip-range=10.96.0.0/16")
+        .arg(format!("--service-cluster-ip-range={services}"))
         .arg("--disable-admission-plugins=ServiceAccount")
         .stdout(Stdio::null())
         .stderr(log(dir, "kube-apiserver")?)
