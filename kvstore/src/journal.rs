@@ -23,6 +23,8 @@ use prost::Message;
 
 use self::crc::crc32;
 pub use self::disk::{DurableError, empty_data_dir, holds_keys, keep_users, restore};
+#[cfg(test)]
+pub(crate) use self::writer::tests::held_journal;
 pub(crate) use self::{
     disk::{open, users, write_image, write_users},
     lock::{Held, hold},

@@ -144,6 +144,12 @@ impl Store {
         Arc::new(Self::build(config, keyspace, auth, journal))
     }
 
+    /// An empty store whose changes go to `journal`.
+    #[cfg(test)]
+    pub(crate) fn on(journal: Journal) -> Arc<Self> {
+        Self::with(StoreConfig::default(), Keyspace::new(), Auth::default(), Some(journal))
+    }
+
     fn build(config: StoreConfig, keyspace: Keyspace, auth: Auth, journal: Option<Journal>) -> Self {
         Self {
             config,

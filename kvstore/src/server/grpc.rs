@@ -187,11 +187,22 @@ impl Outgoing {
 
     /// Sends a message that has its prefix already, at the speed of the peer. What it tells of a durable store is on the
     /// disk then.
-    pub(crate) async fn send(&mut self, mut framed: Bytes) -> Result<(), Gone> {
+    pub(crate) async fn send(&mut self, framed: Bytes) -> Result<(), Gone> {
+        self.settle().await?;
+        self.send_settled(framed).await
+    }
+
+    /// Waits until all that happened by now is on the disk of a durable store.
+    pub(crate) async fn settle(&mut self) -> Result<(), Gone> {
         if let Err(_failed) = self.store.settled().await {
             self.state = State::Closed;
             return Err(Gone);
         }
+        Ok(())
+    }
+
+    /// [`Self::send`] for what happened before [`Self::settle`], whatever else happened since.
+    pub(crate) async fn send_settled(&mut self, mut framed: Bytes) -> Result<(), Gone> {
         self.counted.sent(framed.len());
         while !framed.is_empty() {
             let room = self.room(framed.len()).await?;

@@ -35,6 +35,7 @@ pub(crate) async fn range(mut call: Call) {
     let status = match found {
         Ok((found, shape)) => {
             let header = call.shared.header(found.revision);
+            let Ok(()) = call.outgoing.settle().await else { return };
             match send_range(&mut call.outgoing, Some(&header), found, shape, false).await {
                 Ok(()) => Ok(()),
                 Err(Gone) => return,
@@ -85,6 +86,7 @@ async fn stream(call: &mut Call, mut request: pb::RangeRequest) -> Result<(), St
     // One read, one revision: its records are only references, whatever their size.
     let found = call.shared.store.range(&ask).await?;
     let header = call.shared.header(found.revision);
+    call.outgoing.settle().await.map_err(gone)?;
     let mut rest = found.records.into_iter();
     loop {
         let mut bytes = 0;
@@ -107,7 +109,7 @@ async fn stream(call: &mut Call, mut request: pb::RangeRequest) -> Result<(), St
     }
 }
 
-/// Sends a `RangeResponse` (or a `RangeStreamResponse` around it) piece by piece. Each record is let go of once it is
+/// Sends a `RangeResponse` (or a `RangeStreamResponse` around it) piece by piece, of what is settled. Each record is let go of once it is
 /// written: letting go of a million at the end would take the connection's thread from others for tens of milliseconds.
 async fn send_range(
     outgoing: &mut Outgoing,
@@ -149,19 +151,19 @@ async fn send_range(
         if shape.is_as_stored() && record.encoded().len() > AHEAD {
             // Not copied: it may be large, and the peer may take its time.
             Shape::put_field_head(&mut out, &record);
-            outgoing.send(out.split().freeze()).await?;
-            outgoing.send(Bytes::from_owner(record)).await?;
+            outgoing.send_settled(out.split().freeze()).await?;
+            outgoing.send_settled(Bytes::from_owner(record)).await?;
             continue;
         }
         shape.put_field(&mut out, &record);
         drop(record);
         if out.len() >= AHEAD {
-            outgoing.send(out.split().freeze()).await?;
+            outgoing.send_settled(out.split().freeze()).await?;
             outgoing.room(AHEAD).await?;
         }
     }
     out.extend_from_slice(&tail);
-    outgoing.send(out.freeze()).await
+    outgoing.send_settled(out.freeze()).await
 }
 
 /// `KV.Put`.
@@ -273,6 +275,8 @@ impl Shared {
         let auth = self.store.auth();
         let who = self.identify(caller)?;
         for record in self.store.look(|keyspace| keyspace.lease_keys(lease)) {
+            #[cfg(test)]
+            tests::LEASE_KEYS.with(|checked| checked.set(checked.get() + 1));
             let key = KeyRange::key(Bytes::copy_from_slice(record.key()));
             auth.may(who.as_ref(), &key, Access::Write)?;
         }

@@ -10,7 +10,10 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 pub(crate) use self::calls::{Calls, Counted as CountedCall};
 use self::text::Text;
 use super::Shared;
-use crate::{embedded::ETCD_VERSION, journal::DiskTimes};
+use crate::{
+    embedded::{CLUSTER_VERSION, ETCD_VERSION},
+    journal::DiskTimes,
+};
 
 /// Name, kind, help and value of a series without labels.
 type Series = (&'static str, &'static str, &'static str, f64);
@@ -93,14 +96,13 @@ impl Shared {
     fn role(&self, text: &mut Text) {
         let revision = self.store.revision() as f64;
         let id = format!("{:x}", self.store.config().member_id);
-        let (cluster_version, _patch) = ETCD_VERSION.rsplit_once('.').unwrap_or((ETCD_VERSION, ""));
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
         text.labelled(
             "etcd_server_version",
             "Which version is running.",
             &[("server_version", ETCD_VERSION)],
         );
-        text.labelled("etcd_cluster_version", "The same.", &[("cluster_version", cluster_version)]);
+        text.labelled("etcd_cluster_version", "The same.", &[("cluster_version", CLUSTER_VERSION)]);
         text.labelled("etcd_server_id", "Id of the member.", &[("server_id", &id)]);
         text.labelled("etcd_network_known_peers", "Members.", &[("Local", &id), ("Remote", &id)]);
         text.all([

@@ -49,6 +49,14 @@ impl Disk {
     }
 }
 
+/// A journal each of whose flushes waits to be let go of, or for the end of who does that.
+pub(crate) fn held_journal() -> (Journal, mpsc::Sender<()>) {
+    let disk = Disk::default();
+    let (go, hold) = mpsc::channel();
+    disk.state().hold = Some(hold);
+    (disk.journal().0, go)
+}
+
 fn full() -> io::Error {
     io::Error::from(io::ErrorKind::StorageFull)
 }
