@@ -102,7 +102,13 @@ impl Client for EmbeddedClient {
                 }
                 let looked = watcher.look(&store);
                 match looked {
-                    Ok(look) if look.batches.is_empty() => again = look.again,
+                    Ok(look) if look.batches.is_empty() => {
+                        again = look.again;
+                        if again {
+                            // The log may be long, and others are served by this thread too.
+                            tokio::task::yield_now().await;
+                        }
+                    }
                     Ok(look) => {
                         if look.again {
                             signal.name_again();
@@ -250,5 +256,35 @@ impl From<Refusal> for Error {
                 Self::Invalid(tonic::Status::failed_precondition(refusal.to_string()))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::StoreConfig;
+
+    #[tokio::test]
+    async fn a_watch_of_the_past_gives_way_between_its_steps_through_the_log() {
+        let client = Store::new(StoreConfig::default()).client();
+        let put = |key: String| Write::Put { key: key.into(), value: "v".into(), lease: LeaseId::NONE };
+        for round in 0..5 {
+            let other = (0..10_000).map(|n| put(format!("other/{round}/{n}"))).collect();
+            client.write(other).await.unwrap();
+        }
+        let last = client.write(vec![put("mine".to_owned())]).await.unwrap();
+        let mut watch = client.watch(KeyRange::key("mine"), Revision(2)).await.unwrap();
+        let mut turns = 0;
+        let batch = loop {
+            if let Some(batch) = watch.next().now_or_never() {
+                break batch.unwrap().unwrap();
+            }
+            turns += 1;
+            assert!(turns < 1000, "it comes to the end");
+        };
+        assert_eq!((batch.revision, batch.events.len()), (last, 1));
+        assert!(turns >= 4, "{turns} turns for 50,000 changes");
     }
 }
