@@ -302,6 +302,38 @@ mod tests {
     use crate::{Store, StoreConfig};
 
     #[tokio::test]
+    async fn what_others_change_is_reverted_also_just_before_a_write_of_another_key() {
+        let store = Store::new(StoreConfig::default());
+        let client = store.client();
+        let writer = SyncWriter::new(WriterConfig { enforce: true, ..WriterConfig::new("p/") });
+        writer.upsert("a", "1");
+        writer.synced();
+        let stop = CancellationToken::new();
+        let others = async {
+            writer.wait_synced().await;
+            for n in 0..40 {
+                // It is idle then.
+                for _ in 0..20 {
+                    tokio::task::yield_now().await;
+                }
+                // Both before it can look.
+                let foreign = crate::mvcc::Put { key: "p/a".into(), value: "x".into(), ..Default::default() };
+                store.put(&foreign).unwrap();
+                writer.upsert("b", n.to_string());
+                while store.get(b"p/a").unwrap().fields().value != b"1" {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+            stop.cancel();
+        };
+        let both = async { tokio::join!(writer.run(&client, &stop), others) };
+        let (ended, ()) = tokio::time::timeout(Duration::from_secs(20), both).await.expect("it is reverted");
+        ended.unwrap();
+        // Nothing of its own was taken for something of others: a and b once, and a again for each change.
+        assert_eq!(writer.status().written, 1 + 40 + 40);
+    }
+
+    #[tokio::test]
     async fn whoever_waits_hears_that_a_wish_was_taken_back() {
         let store = Store::new(StoreConfig::default());
         let (client, writer) = (store.client(), SyncWriter::new(WriterConfig::new("p/")));

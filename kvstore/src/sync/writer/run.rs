@@ -1,7 +1,10 @@
 //! What one run of a writer does: the loop around [`DesiredSet`](super::DesiredSet), and what is known of the store
 //! meanwhile.
 
-use std::{collections::BTreeSet, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -34,6 +37,9 @@ pub(super) struct Run<'a> {
     singly: usize,
     watch: Option<WatchStream>,
     newest: Revision,
+    /// Where others are not let change anything: keys that we wrote since the revision up to which `watch` has told, and
+    /// when. What it tells of them until then is our own writes, or what those took the place of.
+    own: BTreeMap<Bytes, Revision>,
     /// Cluster id of the store that was written to, as of the last look.
     store: Option<u64>,
 }
@@ -49,6 +55,7 @@ impl<'a> Run<'a> {
             singly: 0,
             watch: None,
             newest: Revision::default(),
+            own: BTreeMap::new(),
             store: None,
         }
     }
@@ -135,6 +142,7 @@ impl<'a> Run<'a> {
         match batch {
             Some(Ok(batch)) => {
                 batch.events.iter().for_each(|event| self.seen(event));
+                self.own.retain(|_, written| *written > batch.revision);
                 Ok(())
             }
             Some(Err(WatchError::Store(error @ Error::ClusterChanged { .. }))) => Err(error),
@@ -163,7 +171,10 @@ impl<'a> Run<'a> {
             Some(_) | None => config.range(),
         };
         match self.client.watch(range, status.revision.next()).await {
-            Ok(watch) => self.watch = Some(watch),
+            Ok(watch) => {
+                self.watch = Some(watch);
+                self.own.clear();
+            }
             Err(WatchError::Store(error)) => return Err(error),
             Err(error) => return Err(Error::Transport(Box::new(error))),
         }
@@ -204,8 +215,8 @@ impl<'a> Run<'a> {
                 Event::Put(kv) => Some(&kv.value),
                 Event::Delete { .. } => None,
             };
-            // An event older than our latest write of the key is an echo of the past.
-            if event.mod_revision() > self.newest && self.shared.set().foreign(key, found) {
+            let ours = self.own.get(key).is_some_and(|written| event.mod_revision() <= *written);
+            if !ours && self.shared.set().foreign(key, found) {
                 info!(key = %event.key().escape_ascii(), "reverting a change that someone else made");
             }
         }
@@ -237,6 +248,9 @@ impl<'a> Run<'a> {
                     let marks: Vec<u64> =
                         items.iter().map(|item| item.mark).filter(|mark| *mark != 0).collect();
                     witness.stored(sent, revision, &marks);
+                }
+                if self.shared.config.enforce && self.watch.is_some() {
+                    self.own.extend(items.iter().map(|item| (item.key.clone(), revision)));
                 }
                 let puts = items.iter().filter(|item| item.value.is_some()).count();
                 let deletes = items.len() - puts;
