@@ -28,9 +28,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObjec
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
+    sync::RwLock,
     task::JoinSet,
 };
 use tokio_rustls::client::TlsStream;
+
+/// Held alone by a test that measures the memory of the process, which all of them share.
+static MEMORY: RwLock<()> = RwLock::const_new(());
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
@@ -175,6 +179,7 @@ async fn with_plain(change: impl FnOnce(&mut ServerConfig)) -> (bed::Ours, Socke
 /// A client that does not care how many calls it may have at a time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_beyond_those_of_a_connection_are_refused_as_by_etcd_and_other_connections_are_served() {
+    let _memory = MEMORY.read().await;
     let ours = bed::ours_with(|config| config.limits.streams_per_connection = 4).await;
     let theirs = bed::etcd_with(&["--max-concurrent-streams=4"]).await;
     for (pki, port) in [(&ours.pki, ours.address.port()), (&theirs.pki, theirs.port)] {
@@ -222,6 +227,7 @@ async fn served(socket: TcpStream) -> Option<(SendRequest<Bytes>, JoinSet<()>)> 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_too_many_are_closed_at_once_and_the_others_go_on() {
+    let _memory = MEMORY.read().await;
     for (what, one_client, change) in [
         ("on an address", false, (|config| config.limits.connections = 3) as fn(&mut ServerConfig)),
         ("of a client", true, |config| config.limits.connections_per_client = 3),
@@ -251,6 +257,7 @@ async fn connections_too_many_are_closed_at_once_and_the_others_go_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watches_beyond_those_of_a_stream_are_refused_and_its_others_and_other_streams_go_on() {
+    let _memory = MEMORY.read().await;
     const MOST: usize = 3;
     let ours = bed::ours_with(|config| config.limits.watches_per_stream = MOST).await;
     let mut client = ours.etcd_client("client").await;
@@ -287,6 +294,7 @@ async fn watches_beyond_those_of_a_stream_are_refused_and_its_others_and_other_s
 /// references to what is stored anyway, not copies of it for every list.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_that_nobody_reads_hold_no_copies_of_what_is_stored() {
+    let _memory = MEMORY.write().await;
     const LISTS: usize = 200;
     let (ours, plain) = with_plain(|_| {}).await;
     let client = ours.client();
@@ -335,6 +343,7 @@ fn begin(
 /// Large requests of which each stops short of its end would fill the memory before anyone asks who sends them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_that_do_not_end_take_no_more_than_a_connection_may() {
+    let _memory = MEMORY.read().await;
     const CALLS: usize = 100;
     const PUT: &str = "/etcdserverpb.KV/Put";
     let (ours, plain) = with_plain(|_| {}).await;

@@ -208,6 +208,12 @@ impl Keyspace {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How many keys were compared.
+    pub(super) static COMPARED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 impl Transaction {
     /// Whether it puts and deletes nothing, whatever its comparisons say.
     pub(crate) fn only_reads(&self) -> bool {
@@ -246,6 +252,8 @@ impl Compare {
     }
 
     pub(crate) fn holds(&self, fields: &Fields<'_>) -> bool {
+        #[cfg(test)]
+        COMPARED.with(|compared| compared.set(compared.get() + 1));
         let stands = match &self.target {
             CompareTarget::Version(version) => fields.version.cmp(version),
             CompareTarget::Create(revision) => fields.create_revision.cmp(revision),

@@ -157,7 +157,6 @@ impl Stream {
         };
         let range = convert::range(&create.key, &create.range_end);
         let filters = |kind: pb::watch_create_request::FilterType| create.filters.contains(&(kind as i32));
-        let mut created = pb::WatchResponse { watch_id: id, created: true, ..self.blank() };
         let watcher = self.call.shared.store.watch(&range, create.start_revision, id, &self.signal);
         let watch = Watch {
             begun: watcher.next(),
@@ -171,10 +170,9 @@ impl Stream {
             progress_notify: create.progress_notify,
             sent: false,
         };
-        if create.start_revision == 0 {
-            // As in etcd, it says after which revision the watch begins; the store may have moved since it was asked.
-            created.header = Some(self.call.shared.header(watch.watcher.next() - 1));
-        }
+        let now = self.call.shared.store.revision();
+        let header = Some(self.call.shared.header(begins_after(create.start_revision, watch.begun, now)));
+        let created = pb::WatchResponse { header, watch_id: id, created: true, ..Default::default() };
         self.watches.insert(id, watch);
         self.send(created).await
     }
@@ -399,7 +397,26 @@ fn fragments(
     emit(&part, false);
 }
 
+/// What the first answer says of a watch that begins with the revision `begun`, in a store that is at `now` by now: as in
+/// etcd, where one from now on begins after, and else where the store is.
+fn begins_after(asked: i64, begun: i64, now: i64) -> i64 {
+    if asked == 0 { begun - 1 } else { now }
+}
+
 /// So that streams made together do not report together.
 fn jittered(interval: Duration) -> Duration {
     interval + interval.mul_f64(rand::random::<f64>() / 10.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_from_now_on_says_where_it_begins_though_the_store_moved_since() {
+        assert_eq!(begins_after(0, 8, 12), 7);
+        assert_eq!(begins_after(0, 8, 7), 7);
+        // One of the past or of what is to come says how far the store is.
+        assert_eq!((begins_after(3, 3, 12), begins_after(20, 20, 12)), (12, 12));
+    }
 }
