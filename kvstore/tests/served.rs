@@ -69,7 +69,8 @@ mod over_the_wire {
         let request_union = Some(pb::watch_request::RequestUnion::CreateRequest(create));
         let request = Bytes::from(pb::WatchRequest { request_union }.encode_to_vec());
         for _ in 0..60 {
-            // On one of its own: what comes for watches that are let go of takes the room of a connection.
+            // On one of its own: a client that leaves streams of requests open ends its connection after a while; see
+            // `watch_churn.rs`.
             let channel = connect(&ours.pki, &ours.endpoint(), "client");
             let answers = open(&channel, "/etcdserverpb.Watch/Watch", request.clone(), 2).await.unwrap();
             let answers = answers.into_iter().map(|answer| pb::WatchResponse::decode(answer).unwrap());
