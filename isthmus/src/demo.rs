@@ -30,6 +30,7 @@ use crate::evidence::kube::Api;
 use crate::out;
 use anyhow::Context as _;
 use cluster::Cluster;
+use futures::future::try_join_all;
 use jiff::Timestamp;
 use link::Links;
 use mounts::Mounts;
@@ -77,21 +78,19 @@ impl Demo {
         }
         let stores: Vec<_> = started.iter().map(|cluster| (cluster.name, cluster.ports.store)).collect();
         let links = Links::open(dir.path(), &stores).await?;
-        for cluster in &mut started {
-            cluster.prepare(&pki).await?;
-        }
+        try_join_all(started.iter_mut().map(|cluster| cluster.prepare(&pki))).await?;
         connect(&started).await.context("connect the clusters")?;
-        let mut mounts = Mounts::default();
+        let mounts = Mounts::start(&started, &stores, &links).await?;
         for cluster in &mut started {
-            mounts.add(cluster, &stores, &links).await?;
             cluster.join(&program, &pki)?;
         }
         cluster::write_mesh(dir.path(), &started)?;
         let observer = Observer::start(&started, &links, names)?;
         let mut demo = Self { clusters: started, links, observer, _mounts: mounts, began, program, dir };
-        for cluster in &demo.clusters {
-            cluster.seed().await.with_context(|| format!("write the objects of {}", cluster.name))?;
-        }
+        let seeded = demo.clusters.iter().map(async |cluster| {
+            cluster.seed().await.with_context(|| format!("write the objects of {}", cluster.name))
+        });
+        try_join_all(seeded).await?;
         demo.settle().await?;
         Ok(demo)
     }

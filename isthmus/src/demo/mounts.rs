@@ -8,6 +8,7 @@ use super::link::Links;
 use crate::connect::survey::data;
 use anyhow::Context as _;
 use futures::StreamExt as _;
+use futures::future::try_join_all;
 use futures::stream::BoxStream;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::WatchStreamExt as _;
@@ -25,52 +26,78 @@ pub(super) const NAMESPACE: &str = "kube-system";
 const MOUNTED_AT: &str = "/var/lib/cilium/clustermesh";
 
 /// The mounts of all clusters. Dropping it ends them; the files stay.
-#[derive(Debug, Default)]
-pub(crate) struct Mounts(JoinSet<()>);
+#[derive(Debug)]
+pub(crate) struct Mounts {
+    _tasks: JoinSet<()>,
+}
 
 impl Mounts {
-    /// Writes the files of a cluster, and from now on anew whenever its objects change.
-    pub(crate) async fn add(
-        &mut self,
-        cluster: &Cluster,
+    /// Writes the files of all clusters, and from now on anew whenever their objects change.
+    pub(crate) async fn start(
+        clusters: &[Cluster],
         stores: &[(&str, u16)],
         links: &Links,
-    ) -> anyhow::Result<()> {
-        let way = |(peer, port): &(&str, u16)| {
-            let link = links.address(cluster.name, peer)?;
-            Some((format!("https://127.0.0.1:{port}"), format!("https://{link}")))
-        };
-        let ways = stores.iter().filter_map(way).collect();
-        self.mount(cluster, "Secret", MIRROR_SECRET, Mount::new(cluster.remotes(), ways)).await?;
-        let users = Mount::new(cluster.users(), BTreeMap::new());
-        self.mount(cluster, "ConfigMap", USERS_CONFIG_MAP, users).await
+    ) -> anyhow::Result<Self> {
+        let mounts = clusters.iter().flat_map(|cluster| {
+            let way = |(peer, port): &(&str, u16)| {
+                let link = links.address(cluster.name, peer)?;
+                Some((format!("https://127.0.0.1:{port}"), format!("https://{link}")))
+            };
+            let ways = stores.iter().filter_map(way).collect();
+            [
+                Volume::open(cluster, "Secret", MIRROR_SECRET, Mount::new(cluster.remotes(), ways)),
+                Volume::open(
+                    cluster,
+                    "ConfigMap",
+                    USERS_CONFIG_MAP,
+                    Mount::new(cluster.users(), BTreeMap::new()),
+                ),
+            ]
+        });
+        let volumes = try_join_all(mounts).await?;
+        let mut tasks = JoinSet::new();
+        for volume in volumes {
+            tasks.spawn(volume.follow());
+        }
+        Ok(Self { _tasks: tasks })
     }
+}
 
-    async fn mount(
-        &mut self,
+/// An object and its files.
+struct Volume {
+    kind: &'static str,
+    objects: BoxStream<'static, Result<Option<DynamicObject>, watcher::Error>>,
+    mount: Mount,
+}
+
+impl Volume {
+    /// Writes the files as the object is now.
+    async fn open(
         cluster: &Cluster,
         kind: &'static str,
         name: &str,
         mut mount: Mount,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&mount.dir).context("make a directory")?;
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", kind));
         let api = Api::namespaced_with(cluster.api()?.client(), NAMESPACE, &resource);
-        let mut objects: BoxStream<'_, Result<Option<DynamicObject>, watcher::Error>> =
-            watch_object(api, name).default_backoff().boxed();
+        let mut objects = watch_object(api, name).default_backoff().boxed();
         let first = objects.next().await.context("nothing is watched")?;
-        mount.write(&content(kind, first.with_context(|| format!("read {name} of {}", cluster.name))?))?;
-        self.0.spawn(async move {
-            while let Some(found) = objects.next().await {
-                // An error of the watch heals by itself, and a directory that cannot be written is gone with the demo.
-                if let Ok(object) = found
-                    && mount.write(&content(kind, object)).is_err()
-                {
-                    return;
-                }
+        let first = first.with_context(|| format!("read {name} of {}", cluster.name))?;
+        mount.write(&content(kind, first))?;
+        Ok(Self { kind, objects, mount })
+    }
+
+    /// Writes them anew whenever it changes.
+    async fn follow(mut self) {
+        while let Some(found) = self.objects.next().await {
+            // An error of the watch heals by itself, and a directory that cannot be written is gone with the demo.
+            if let Ok(object) = found
+                && self.mount.write(&content(self.kind, object)).is_err()
+            {
+                return;
             }
-        });
-        Ok(())
+        }
     }
 }
 

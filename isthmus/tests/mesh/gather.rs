@@ -88,6 +88,8 @@ fn everything_is_in_the_bundle_and_no_secret_is_also_when_half_of_the_mesh_is_aw
     let out = tempfile::tempdir().unwrap();
     let bundle = out.path().join("bundle.tar.gz");
     let bundle_path = bundle.to_str().unwrap();
+    // What was written just now is on its way.
+    until_code(&["status", "--mesh", &mesh], 0);
     let whole = isthmus(&["gather", "--mesh", &mesh, "--output", bundle_path]);
     assert_eq!(whole.status.code(), Some(0), "{}{}", text(&whole.stdout), text(&whole.stderr));
     assert_eq!(text(&whole.stderr), "", "progress is for terminals only");
