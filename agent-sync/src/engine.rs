@@ -188,10 +188,16 @@ impl Engine {
     }
 
     fn give_up(&mut self) {
-        let pending = self.tables.pending();
+        let mut pending = self.tables.pending();
+        pending.extend(self.to_come().map(|name| format!("cluster/{name}")));
         if !pending.is_empty() {
             warn!(pending = pending.join(", "), waited = ?self.patience.sync_timeout, "not complete in time; going on without");
         }
+    }
+
+    /// The clusters that an earlier life followed, and this one has not heard of.
+    fn to_come(&self) -> impl Iterator<Item = &ClusterName> {
+        self.patience.expected.iter().filter(|name| !self.tables.clusters.contains_key(*name))
     }
 
     fn publish(&mut self, given_up: bool) {
@@ -203,8 +209,7 @@ impl Engine {
         let tables = &self.tables;
         // As long as no other cluster is known the mirror may not have begun; and it may not have come to those yet that
         // an earlier life knew.
-        let has_come = |name: &ClusterName| tables.clusters.contains_key(name);
-        let known = || !tables.clusters.is_empty() && self.patience.expected.iter().all(has_come);
+        let known = || !tables.clusters.is_empty() && self.to_come().next().is_none();
         self.services.send_if_modified(|desired| {
             let before = (desired.whole, desired.complete);
             if !desired.complete {
