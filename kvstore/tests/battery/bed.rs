@@ -11,7 +11,7 @@ use std::{
 use etcd_client::{Certificate, CompactionOptions, ConnectOptions, Identity, TlsOptions};
 use kvstore::{
     Client, EtcdClient, EtcdConfig, EtcdTls, OnNewCluster, Revision, Store, StoreConfig,
-    server::{Server, ServerConfig, ServerTls},
+    server::{ServeError, Server, ServerConfig, ServerTls},
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -169,7 +169,16 @@ impl Ours {
         within("the server's end", self.task.take().unwrap()).await.unwrap();
         self.store = Store::new(StoreConfig::default());
         let config = ServerConfig::new(self.address, Some(self.pki.server_tls()));
-        let server = Server::bind(config, Arc::clone(&self.store)).await.unwrap();
+        // A connection of another test may have the port for a moment.
+        let server = within("the address", async {
+            loop {
+                match Server::bind(config.clone(), Arc::clone(&self.store)).await {
+                    Err(ServeError::Listen { .. }) => tokio::time::sleep(Duration::from_millis(50)).await,
+                    bound => return bound.unwrap(),
+                }
+            }
+        })
+        .await;
         self.stop = CancellationToken::new();
         #[expect(clippy::disallowed_methods, reason = "a test has no supervisor")]
         let task = tokio::spawn(server.run(self.stop.clone()));
