@@ -115,7 +115,11 @@ impl Demo {
                     let cart = view.get(objects::CART).is_some_and(|cart| cart.used() == 2 * count);
                     let payments =
                         view.get(objects::PAYMENTS).is_some_and(|service| service.known() == 2 * count);
-                    cart && payments
+                    // What the exported name leads to.
+                    let derived = |(name, service): (&String, &view::Service)| {
+                        objects::is_derived(name) && service.used() == 2
+                    };
+                    cart && payments && view.iter().any(derived)
                 })
                 && state.remotes.len() == count
                 && state.remotes.values().flatten().all(|remote| remote.ready)

@@ -171,3 +171,8 @@ pub(crate) fn export(service: &str) -> Value {
 pub(crate) fn short(service: &str) -> &str {
     service.split_once('/').map_or(service, |(_namespace, name)| name)
 }
+
+/// Whether the controllers made it, for an import.
+pub(crate) fn is_derived(service: &str) -> bool {
+    short(service).starts_with("derived-")
+}

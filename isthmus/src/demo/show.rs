@@ -63,8 +63,7 @@ impl Demo {
         let names: Vec<_> = self.clusters.iter().map(|cluster| cluster.name).collect();
         let services = state.views.values().flat_map(|view| view.keys());
         // What the imports become is shown by name, below.
-        let services: BTreeSet<_> =
-            services.filter(|name| !objects::short(name).starts_with("derived-")).collect();
+        let services: BTreeSet<_> = services.filter(|name| !objects::is_derived(name)).collect();
         let width = services.iter().map(|name| name.len()).max().unwrap_or_default();
         let mut text = format!("{:width$}", "SERVICE");
         for name in &names {

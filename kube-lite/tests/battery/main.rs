@@ -94,4 +94,5 @@ battery! {
     strange::an_object_keeps_its_name_and_its_namespace,
     strange::a_json_patch_has_bounds,
     strange::a_token_leads_nowhere_else,
+    strange::appliers_at_the_same_time_lose_nothing,
 }

@@ -182,3 +182,30 @@ pub(crate) async fn a_token_leads_nowhere_else(api: &Api) {
         api.get(&format!("{}?continue={garbage}", api.core("configmaps"))).await.failed(400, "BadRequest");
     }
 }
+
+pub(crate) async fn appliers_at_the_same_time_lose_nothing(api: &Api) {
+    let path = api.core("configmaps/shared");
+    let managers: Vec<String> = (0..8).map(|number| format!("m{number}")).collect();
+    let applied = managers.iter().map(async |manager| {
+        let own = config_map("shared", &json!({}), &json!({ manager: "1" }));
+        loop {
+            match api.apply(&path, manager, false, &own).await {
+                // Too many were faster: so says the original, and the client tries again.
+                answer if answer.code == 409 => {}
+                answer => return answer.ok(),
+            }
+        }
+    });
+    futures::future::join_all(applied).await;
+    let shared = api.get(&path).await.ok();
+    let all: serde_json::Map<_, _> = managers.iter().map(|manager| (manager.clone(), "1".into())).collect();
+    assert_eq!(shared["data"], Value::Object(all));
+    let mut noted: Vec<_> = shared["metadata"]["managedFields"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| (entry["manager"].as_str().unwrap(), entry["operation"].as_str().unwrap()))
+        .collect();
+    noted.sort_unstable();
+    assert_eq!(noted, managers.iter().map(|manager| (manager.as_str(), "Apply")).collect::<Vec<_>>());
+}
