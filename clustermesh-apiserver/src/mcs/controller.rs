@@ -34,6 +34,8 @@ const PARALLEL: usize = 8;
 const BATCH: usize = 1024;
 /// Waits between questions for the CRDs.
 const CRD_RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
+/// How often to ask for address families: less than a minute. Imports need not wait for a webhook that fails.
+const FAMILY_QUESTIONS: usize = 8;
 /// Waits after a request failed, per service.
 const REQUEST_RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(60));
 
@@ -226,7 +228,7 @@ async fn served_version(client: &Client) -> &'static str {
 }
 
 /// The address families that Services can have here, the default first: those that a Service would get that takes all
-/// there are, which is asked for without being made. None if that is refused; then the derived Services tell.
+/// there are, which is asked for without being made. None if that is refused or fails; then the derived Services tell.
 async fn offered_families(client: &Client) -> Vec<String> {
     let mut retry = REQUEST_RETRY.retry();
     let service = serde_json::json!({
@@ -238,7 +240,7 @@ async fn offered_families(client: &Client) -> Vec<String> {
     let services = Resource::new("", "v1", "Service", "services");
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), "default", services.api());
     let post = PostParams { dry_run: true, ..PostParams::default() };
-    loop {
+    for _attempt in 0..FAMILY_QUESTIONS {
         let asked = async {
             let service = serde_json::from_value(service.clone()).map_err(kube::Error::SerdeError)?;
             api.create(&post, &service).await
@@ -252,13 +254,15 @@ async fn offered_families(client: &Client) -> Vec<String> {
                 return families;
             }
             Err(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 429 => {
-                warn!(%status, "the address families of Services are not known");
+                warn!(%status, "the API server does not say which address families Services have");
                 return Vec::new();
             }
             Err(error) => debug!(%error, "ask for the address families of Services"),
         }
         tokio::time::sleep(retry.next_delay(jitter())).await;
     }
+    warn!("nobody says which address families Services have");
+    Vec::new()
 }
 
 struct Resources {
