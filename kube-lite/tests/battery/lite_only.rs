@@ -265,3 +265,16 @@ async fn objects_do_not_nest_without_end() {
     api.patch(&format!("{things}/fits"), JSON_PATCH, &doubled.collect()).await.failed(422, "Invalid");
     assert_eq!(api.get(&things).await.ok()["items"].as_array().unwrap().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn yaml_is_of_version_1_2_and_one_document() {
+    let (_dir, _server, api) = start().await;
+    let post = async |query: &str, text: &str| {
+        let path = format!("{}{query}", api.core("configmaps"));
+        api.send("POST", &path, &[("content-type", "application/yaml")], text.as_bytes().to_vec()).await
+    };
+    assert_eq!(post("", "metadata: {name: y}").await.ok()["metadata"]["name"], "y");
+    post("", "metadata: {name: a}\n---\nmetadata: {name: b}\n").await.failed(400, "BadRequest");
+    let twice = post("?fieldValidation=Strict", "metadata: {name: c}\ndata: {k: a, k: b}\n").await;
+    assert_eq!(twice.ok()["data"]["k"], "b");
+}
