@@ -29,6 +29,7 @@ pub mod server;
 mod store;
 pub mod sync;
 mod tls_files;
+mod turn;
 mod watcher;
 
 pub use client::{
@@ -42,3 +43,4 @@ pub use journal::{DurableError, empty_data_dir, holds_keys, keep_users, restore}
 pub use mvcc::Record;
 pub use range::{KeyRange, RangeEnd};
 pub use store::{AutoCompaction, Store, StoreConfig};
+pub use turn::{OneTurn, in_one_turn};

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use kvstore::Client;
 use kvstore::sync::{SyncWriter, WriterConfig, WriterError};
+use kvstore::{Client, in_one_turn};
 use mesh_runtime::{Backoff, MasterStatus, Readiness, ReadyGuard, Restart, Spawner, Supervisor, Task};
 use mesh_types::{ClusterName, key};
 use prometheus_client::registry::Registry;
@@ -182,7 +182,7 @@ impl Mesh {
         let writers = Arc::clone(&sinks);
         let write = spawner.spawn(format!("remote/{name}/write"), RESTART, move |stop| {
             let (writers, local) = (Arc::clone(&writers), Arc::clone(&local));
-            async move { writers.run(local.as_ref(), &stop).await }
+            async move { in_one_turn(writers.run(local.as_ref(), &stop)).await }
         });
         let remote = Remote {
             name: name.clone(),
@@ -194,8 +194,8 @@ impl Mesh {
             board: shared.board.clone(),
             files: receiver,
         };
-        let read =
-            spawner.spawn(format!("remote/{name}/read"), RESTART, move |stop| remote.clone().run(stop));
+        let read = spawner
+            .spawn(format!("remote/{name}/read"), RESTART, move |stop| in_one_turn(remote.clone().run(stop)));
         Running { write, read, files }
     }
 

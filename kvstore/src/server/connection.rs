@@ -27,6 +27,7 @@ use super::{
     grpc::{Incoming, Outgoing},
     http1, route,
 };
+use crate::turn::in_one_turn;
 
 /// Limit for the TLS handshake, so that half-open connections do not pile up.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -59,7 +60,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, socket: TcpStream, tls: bool, sto
     // Answers are small and awaited.
     let _keeps_working_without = socket.set_nodelay(true);
     let Some(served) = Box::pin(recognize(shared, socket, address, tls, stop)).await else { return };
-    let reason = served.await;
+    // What a call sends wakes the connection that it is a part of.
+    let reason = in_one_turn(served).await;
     debug!(%address, reason, "connection ended");
 }
 
