@@ -1,8 +1,9 @@
 //! What wakes a task from within its own turn costs no turn of its own.
 //!
-//! A writer that writes to a store in the same process is told of its own write before the write returns, and a connection of
-//! the server is woken by each answer that a call hands to it; a task of many futures is full of such echoes. The scheduler takes a task that is woken while it runs for one that yields: it queues it
-//! again and wakes a second thread to help, which finds nothing to do. That was a thread switch for every change.
+//! A writer that writes to a store in the same process is told of its own write before the write returns, and a connection
+//! of the server is woken by each answer that a call hands to it; a task of many futures is full of such echoes. The
+//! scheduler takes a task that is woken while it runs for one that yields: it queues it again and wakes a second thread to
+//! help, which finds nothing to do. That was a thread switch for every change.
 
 use std::pin::Pin;
 use std::sync::Arc;
