@@ -164,9 +164,9 @@ fn txn() -> impl Strategy<Value = pb::TxnRequest> {
     };
     let op = leaf.prop_map(|request| pb::RequestOp { request: Some(request) }).boxed();
     let nested = prop_oneof![
-        6 => op.clone(),
-        1 => ops(op).prop_map(|txn| pb::RequestOp { request: Some(Request::RequestTxn(txn)) }),
-        1 => Just(pb::RequestOp { request: None }).prop_filter("rare", |_| rand::random_ratio(1, 8)),
+        48 => op.clone(),
+        8 => ops(op).prop_map(|txn| pb::RequestOp { request: Some(Request::RequestTxn(txn)) }),
+        1 => Just(pb::RequestOp { request: None }),
     ];
     ops(nested.boxed())
 }
