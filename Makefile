@@ -22,6 +22,9 @@ WITH_TOOLS = ISTHMUS_TOOLS_BIN="$$(e2e/tools/build)"
 # Tests make network namespaces. Who is not root may do so within a user namespace.
 AS_ADMIN := $(shell [ "$$(id -u)" = 0 ] || echo unshare --user --map-current-user --keep-caps)
 
+# Random tests throw the same dice in every run: what fails is the change's doing, and fails again. `make explore` throws others.
+export PROPTEST_RNG_SEED ?= 1
+
 CRATES_WITH_BENCHES := $(patsubst %/benches,%,$(wildcard */benches))
 
 .PHONY: help
@@ -72,6 +75,16 @@ ifeq ($(CRATES_WITH_BENCHES),)
 else
 	$(CARGO) bench --benches $(addprefix -p ,$(CRATES_WITH_BENCHES))
 endif
+
+.PHONY: explore
+explore: tools ## the random tests with ROUNDS (20) other dice, which are printed; SEED=7 begins with these
+	$(CARGO) test --workspace --exclude e2e --no-run
+	@first=$(or $(SEED),$$RANDOM); for seed in $$(seq $$first $$((first + $(or $(ROUNDS),20) - 1))); do \
+		echo "════ PROPTEST_RNG_SEED=$$seed"; \
+		PROPTEST_RNG_SEED=$$seed $(CARGO) test --quiet --workspace --exclude e2e --lib; \
+		PROPTEST_RNG_SEED=$$seed $(CARGO) test --quiet -p mesh-types --test properties; \
+		PROPTEST_RNG_SEED=$$seed $(WITH_TOOLS) $(CARGO) test --quiet -p kvstore --test differential --test roots; \
+	done
 
 .PHONY: fuzz
 fuzz: ## look for inputs that break what reads a peer's bytes; each target for SECONDS (60)

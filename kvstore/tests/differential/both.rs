@@ -2,11 +2,7 @@
 
 use bytes::Bytes;
 use kvstore::proto::etcdserverpb as pb;
-use proptest::{
-    prelude::*,
-    strategy::ValueTree,
-    test_runner::{RngAlgorithm, TestRng, TestRunner},
-};
+use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use tonic::transport::Channel;
 
 use crate::{
@@ -20,25 +16,7 @@ use crate::{
 
 /// Requests per run; more find more.
 pub(crate) fn requests() -> usize {
-    from_environment("ISTHMUS_DIFFERENTIAL_REQUESTS").unwrap_or(1500)
-}
-
-/// Which requests these are. Always the same unless told otherwise, so that whoever changes something else meets no difference
-/// that was there before, and one that was met can be met again.
-fn seed() -> u64 {
-    from_environment("ISTHMUS_DIFFERENTIAL_SEED").unwrap_or(1)
-}
-
-fn from_environment<T: std::str::FromStr>(name: &str) -> Option<T> {
-    let value = std::env::var(name).ok()?;
-    Some(value.parse().unwrap_or_else(|_| panic!("{name} is to be a number, not {value:?}")))
-}
-
-/// Random numbers of this seed.
-fn runner(seed: u64) -> TestRunner {
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    TestRunner::new_with_rng(ProptestConfig::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
+    std::env::var("ISTHMUS_DIFFERENTIAL_REQUESTS").ok().and_then(|n| n.parse().ok()).unwrap_or(1500)
 }
 
 /// Asks both the same until an answer differs.
@@ -59,8 +37,8 @@ impl Both {
         assert_eq!(
             ours,
             theirs,
-            "\nISTHMUS_DIFFERENTIAL_SEED={}: user {user} asked {question:?}\nafter\n{}",
-            seed(),
+            "\nPROPTEST_RNG_SEED={}: user {user} asked {question:?}\nafter\n{}",
+            self.runner.config().rng_seed,
             self.asked[tail..].join("\n")
         );
         ours
@@ -104,7 +82,7 @@ pub(crate) async fn both(users: &[&str]) -> (Both, bed::Ours, bed::Etcd) {
         ours: channels(&ours.pki, ours.endpoint()),
         theirs: channels(&theirs.pki, theirs.endpoint()),
         newest: 1,
-        runner: runner(seed()),
+        runner: TestRunner::default(),
         asked: Vec::new(),
     };
     (both, ours, theirs)
