@@ -9,6 +9,8 @@
 //! - how events are cut into responses (both keep revisions whole and in order);
 //! - a transaction that deletes everything from a key on and puts such a key is refused by ours as every overlap
 //!   is; etcd takes its unbounded range for an empty one and lets it pass;
+//! - a stream of more than ten keys with a target to sort by and no order goes on after the last key of each message as sorted
+//!   in etcd, so keys are there twice or not at all; ours has each once;
 //! - a range that ends before it begins holds no key; whether a user with some permissions may ask for it depends
 //!   in etcd on the shape of a tree, in ours on its first key;
 //! - of several permissions of a role with one start etcd compares only one with a new grant, and which one is open
