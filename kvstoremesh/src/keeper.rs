@@ -27,7 +27,7 @@ pub(crate) use named::Named;
 pub use shrink::Shrink;
 use shrink::Sizes;
 
-/// Above so many times the limit of keys a list is not read to its end: to remember what is left out costs memory too.
+/// Above so many times the limit of keys the peer is not read any further: to remember what is left out costs memory too.
 const FLOOD: usize = 4;
 
 /// What a [`Keeper`] holds entries to.
@@ -60,6 +60,8 @@ pub(crate) trait Target {
     fn extend(&self, wishes: Vec<(Bytes, Option<Bytes>)>);
     /// The wanted keys that `named` lacks.
     fn omitted(&self, named: &Named) -> BTreeSet<Bytes>;
+    /// Whether it is wanted.
+    fn wants(&self, key: &[u8]) -> bool;
     /// Those of `keys` that are wanted.
     fn wanted_of(&self, keys: &BTreeSet<Bytes>) -> BTreeSet<Bytes>;
     /// The set is complete: leftovers may go, and the canary may be written.
@@ -118,6 +120,7 @@ pub(crate) struct GivenUp {
 /// What of a keeper others may have to act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Outline {
+    stale_since: Option<Instant>,
     out_since: Option<Instant>,
     held: usize,
     given_up: Option<GivenUp>,
@@ -151,7 +154,7 @@ pub(crate) enum Signal {
     Resumed,
     /// Contact is back, but what is known was given up meanwhile: only a new list brings it back.
     Outdated,
-    /// There are far more keys than may be; the list is not worth reading to its end.
+    /// There are far more keys than may be; it is not worth reading on.
     Flooded,
 }
 
@@ -231,10 +234,11 @@ impl Keeper {
         // Deletions at the end of a list are a conclusion, which is drawn in `complete` if the list can be trusted.
         let ends_list = matches!(batch.last(), Some(Change::ListDone { .. }));
         let room = self.rules.max_keys.saturating_sub(self.peer_size(target));
-        let mut added = 0;
+        let is_tight = batch.len() > room;
+        let mut added = BTreeSet::new();
         for change in batch {
             match change {
-                Change::Put { key, value, mod_revision, create_revision } => {
+                Change::Put { key, value, mod_revision, .. } => {
                     gone.remove(&key);
                     // What a list names may have been written long ago.
                     let is_news = self.named.is_none();
@@ -243,10 +247,12 @@ impl Keeper {
                             named.insert(&key);
                             named.len() <= self.rules.max_keys
                         }
+                        // The peer's word that it is no new key would not do: it could have any number of them.
                         None => {
-                            let is_new = create_revision == mod_revision || self.over.contains(&key);
-                            added += usize::from(is_new);
-                            !is_new || added <= room
+                            !is_tight
+                                || added.contains(&key)
+                                || (target.wants(&key) && !self.is_held(&key))
+                                || (added.len() < room && added.insert(key.clone()))
                         }
                     };
                     match self.check(&key, &value, fits) {
@@ -296,7 +302,9 @@ impl Keeper {
             self.withdraw(gone, Reason::WithdrawalAbrupt, now, target);
         }
         self.note_size(now, target);
-        if self.named.as_ref().is_some_and(|named| named.len() > self.rules.max_keys.saturating_mul(FLOOD)) {
+        let far_above = self.rules.max_keys.saturating_mul(FLOOD);
+        let named = self.named.as_ref().map_or(0, Named::len);
+        if named > far_above || self.over.len() > far_above {
             taken.signal = Some(Signal::Flooded);
         }
         taken
@@ -389,7 +397,8 @@ impl Keeper {
     /// What others may have to act on when it changes.
     pub(crate) fn outline(&self) -> Outline {
         Outline {
-            out_since: self.stale_since().or(self.out_since),
+            stale_since: self.stale_since(),
+            out_since: self.out_since,
             held: self.held.as_ref().map_or(0, |held| held.keys.len()),
             given_up: self.given_up,
             current: self.contact == Contact::Current,
@@ -501,6 +510,10 @@ impl Keeper {
                 self.held = None;
             }
         }
+    }
+
+    fn is_held(&self, key: &Bytes) -> bool {
+        self.held.as_ref().is_some_and(|held| held.keys.contains_key(key))
     }
 
     /// How many keys the peer has, as far as they are mirrored.

@@ -291,6 +291,7 @@ impl Remote {
     fn cut(&self, now: Instant) {
         self.record(|record| record.disconnected(now));
         self.sinks.keep_all(|keeper, writer| keeper.disconnected(now, writer));
+        self.sinks.stir();
     }
 
     /// The peer is not (any more) what it should be: what is known of it is kept as if it could not be reached.
@@ -299,6 +300,7 @@ impl Remote {
         let now = Instant::now();
         self.record(|record| record.wait(Phase::Refused, now));
         self.sinks.keep_all(|keeper, writer| keeper.disconnected(now, writer));
+        self.sinks.stir();
     }
 
     fn refuse(&self, trouble: Rejection) {

@@ -195,6 +195,10 @@ impl Target for SyncWriter {
         found
     }
 
+    fn wants(&self, key: &[u8]) -> bool {
+        SyncWriter::wants(self, key)
+    }
+
     fn wanted_of(&self, keys: &BTreeSet<Bytes>) -> BTreeSet<Bytes> {
         keys.iter().filter(|key| self.wants(key)).cloned().collect()
     }

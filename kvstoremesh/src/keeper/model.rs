@@ -60,6 +60,38 @@ enum Step {
     Release,
 }
 
+/// All of them. The third key only goes, which is enough of it.
+const STEPS: [Step; 25] = {
+    use Step::*;
+    [
+        Add(0),
+        Add(1),
+        Remove(0),
+        Remove(1),
+        Remove(2),
+        LieLive,
+        LieAnew,
+        Heal,
+        Replace,
+        Fill,
+        Canary,
+        Offer(false),
+        Offer(true),
+        Connect,
+        ListHalf,
+        ListEnd,
+        DeliverOne,
+        DeliverAll,
+        Break,
+        Resume,
+        Relist,
+        Disconnect,
+        Restart,
+        Tick,
+        Release,
+    ]
+};
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Link {
     Down,
@@ -178,6 +210,7 @@ impl World {
     }
 
     /// Takes the step; `false` if it is not possible now.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "`explore` sees that each step is possible somewhere")]
     fn step(&mut self, step: Step) -> bool {
         let at = self.at();
         match step {
@@ -287,22 +320,7 @@ impl World {
             Step::Release if self.keeper.held().is_some() => {
                 self.keeper.release(at, &self.local);
             }
-            Step::LieLive
-            | Step::LieAnew
-            | Step::Heal
-            | Step::Replace
-            | Step::Fill
-            | Step::Canary
-            | Step::Offer(_)
-            | Step::Connect
-            | Step::ListHalf
-            | Step::DeliverOne
-            | Step::DeliverAll
-            | Step::Break
-            | Step::Resume
-            | Step::Relist
-            | Step::Disconnect
-            | Step::Release => return false,
+            _ => return false,
         }
         true
     }
@@ -401,44 +419,18 @@ impl World {
 
 /// Explores everything within `depth` steps from `start`; returns how many states there were.
 fn explore(start: World, patience: Patience, depth: usize) -> usize {
-    use Step::*;
-    let steps = [
-        Add(0),
-        Add(1),
-        Remove(0),
-        Remove(1),
-        Remove(2),
-        LieLive,
-        LieAnew,
-        Heal,
-        Replace,
-        Fill,
-        Canary,
-        Offer(false),
-        Offer(true),
-        Connect,
-        ListHalf,
-        ListEnd,
-        DeliverOne,
-        DeliverAll,
-        Break,
-        Resume,
-        Relist,
-        Disconnect,
-        Restart,
-        Tick,
-        Release,
-    ];
     let mut seen = HashSet::from([start.fingerprint()]);
     let mut edge = vec![(start, Vec::new())];
+    let mut untaken = STEPS.to_vec();
     for _ in 0..depth {
         let mut next = Vec::new();
         for (world, path) in &edge {
-            for step in steps {
+            for step in STEPS {
                 let mut after = world.clone();
                 if !after.step(step) {
                     continue;
                 }
+                untaken.retain(|other| *other != step);
                 let mut path: Vec<Step> = path.clone();
                 path.push(step);
                 let rules = after.keep_time(patience);
@@ -452,6 +444,7 @@ fn explore(start: World, patience: Patience, depth: usize) -> usize {
         }
         edge = next;
     }
+    assert_eq!(untaken, [], "these were never possible");
     seen.len()
 }
 

@@ -65,6 +65,10 @@ impl Target for Written {
         self.keys.borrow().keys().filter(|key| !named.contains(key)).cloned().collect()
     }
 
+    fn wants(&self, key: &[u8]) -> bool {
+        self.keys.borrow().contains_key(key)
+    }
+
     fn wanted_of(&self, keys: &BTreeSet<Bytes>) -> BTreeSet<Bytes> {
         self.keys.borrow().keys().filter(|key| keys.contains(*key)).cloned().collect()
     }
@@ -351,6 +355,18 @@ fn whoever_keeps_the_time_hears_of_a_list_that_begins_and_breaks_off_out_of_cont
 }
 
 #[test]
+fn whoever_keeps_the_time_hears_of_a_connection_that_ends_before_it_brought_a_list() {
+    let mut bench = Bench::new(9);
+    bench.list(&FIVE);
+    bench.keeper.disconnected(bench.now(), &bench.written);
+    let lost = bench.keeper.outline();
+    bench.keeper.found();
+    let found = bench.keeper.outline();
+    bench.keeper.disconnected(bench.now(), &bench.written);
+    assert!(lost != found && found != bench.keeper.outline(), "the cache's time stops and begins anew");
+}
+
+#[test]
 fn times_beyond_the_clock_are_never() {
     let mut bench = Bench::new(9);
     let shrink = Shrink { hold: Duration::MAX, window: Duration::MAX, ..SHRINK };
@@ -396,12 +412,47 @@ fn keys_above_the_limit_are_left_out_until_there_is_room() {
 }
 
 #[test]
+fn a_peer_that_calls_new_keys_old_ones_has_no_more_room_for_them() {
+    let old = |key: &str| match put(key, "1") {
+        Change::Put { key, value, create_revision, .. } => {
+            Change::Put { key, value, create_revision, mod_revision: Revision(7) }
+        }
+        other @ (Change::Delete { .. }
+        | Change::ListDone { .. }
+        | Change::Lost { .. }
+        | Change::Resumed { .. }) => other,
+    };
+    let mut bench = Bench::new(3);
+    bench.list(&["a", "b"]);
+    let taken = bench.take(vec![old("b"), old("c"), old("d"), old("c"), old("a")]);
+    assert_eq!(taken.skipped.iter().map(|(key, _)| &key[..]).collect::<Vec<_>>(), [b"d"]);
+    assert_eq!(bench.written.names(), ["a", "b", "c"]);
+    // What is held back is not the peer's any more, and has no place of its own when it returns.
+    let mut bench = Bench::new(5);
+    bench.list(&FIVE);
+    bench.list(&[]);
+    bench.take(["f", "g", "h"].map(|key| put(key, "1")).to_vec());
+    let taken = bench.take(FIVE.map(old).to_vec());
+    assert_eq!((taken.skipped.len(), bench.held()), (3, 3));
+}
+
+#[test]
 fn a_flood_is_not_read_to_its_end() {
     let mut bench = Bench::new(1);
     bench.keeper.connect();
     let taken = bench.take(FIVE.map(|key| put(key, "1")).to_vec());
     assert_eq!(taken.signal, Some(Signal::Flooded));
     assert_eq!(bench.written.names(), ["a"]);
+}
+
+#[test]
+fn neither_is_one_that_comes_key_by_key() {
+    let mut bench = Bench::new(1);
+    bench.list(&["0"]);
+    let signals: Vec<_> = FIVE.iter().map(|key| bench.take(vec![put(key, "1")]).signal).collect();
+    assert_eq!(signals, [None, None, None, None, Some(Signal::Flooded)]);
+    bench.keeper.connect();
+    assert_eq!((bench.keeper.left_out(), bench.take(vec![put("0", "1")]).signal), (0, None));
 }
 
 proptest! {

@@ -1,9 +1,8 @@
 //! One kind of data of one peer, for the length of a connection.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use kvstore::sync::Change;
 use kvstore::{Client, Revision};
 use mesh_types::{Form, Reason, Rejection, Resource, STAMPS, Stamps};
@@ -16,8 +15,8 @@ use crate::error::explain;
 use crate::keeper::Signal;
 use crate::record::Phase;
 
-/// Canaries of a peer by name, each with the revision of its last write. One that was seen stays.
-pub(super) type Canaries = BTreeMap<Bytes, Revision>;
+/// Canaries of a peer that were seen, each of a kind and a form. One that was seen stays.
+pub(super) type Canaries = BTreeSet<(Resource, Form)>;
 
 /// A kind of which the peer has far too much is looked at again after this.
 const FLOOD_PAUSE: Duration = Duration::from_secs(600);
@@ -42,7 +41,7 @@ impl Remote {
         canaries.send_if_modified(|seen| {
             let before = seen.len();
             for change in batch {
-                let Change::Put { key, value, mod_revision, .. } = change else { continue };
+                let Change::Put { key, value, .. } = change else { continue };
                 if key == STAMPS.as_bytes() {
                     match Stamps::decode(&value) {
                         Ok(stamps) => self.sinks.timing().told(stamps),
@@ -51,7 +50,8 @@ impl Remote {
                         }
                     }
                 } else {
-                    seen.insert(key, mod_revision);
+                    // A peer may have any number of other keys there.
+                    seen.extend(std::str::from_utf8(&key).ok().and_then(Resource::from_canary_name));
                 }
             }
             seen.len() > before
@@ -70,8 +70,7 @@ impl Remote {
         if let Some(mut canaries) = canaries {
             self.wait(kind, Phase::Canary);
             self.unread(kind);
-            let name = kind.canary_name(form);
-            while !canaries.borrow_and_update().contains_key(name.as_bytes()) {
+            while !canaries.borrow_and_update().contains(&(kind, form)) {
                 changed(&mut canaries).await;
             }
         }
