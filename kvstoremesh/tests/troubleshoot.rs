@@ -14,7 +14,7 @@ use kvstoremesh::troubleshoot::{Diagnosis, Findings, Layer, Outcome, Question, t
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -225,11 +225,18 @@ async fn fault_2_a_name_without_address() {
     fails(&desk.west().await, Layer::NameResolution, "no-such-host.invalid has no address");
 }
 
+/// A port that nobody listens on, nor can for as long as it is kept.
+fn closed() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    socket
+}
+
 #[tokio::test]
 async fn fault_3_a_port_that_nobody_listens_on() {
     let desk = Desk::new();
-    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
-    desk.configure("west", &url(closed), |text| text);
+    let closed = closed();
+    desk.configure("west", &url(closed.local_addr().unwrap()), |text| text);
     fails(&desk.west().await, Layer::Tcp, "refused");
 }
 
@@ -350,9 +357,9 @@ async fn fault_11_an_id_that_is_taken() {
 async fn one_of_several_endpoints_that_fails_is_only_a_warning() {
     let desk = Desk::new();
     let west = west(&desk.pki, "server", &desk.pki.path("ca.crt"), Some(WEST)).await;
-    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
+    let closed = closed();
     desk.configure("west", &url(west.address), |text| {
-        text.replace("endpoints: [", &format!("endpoints: ['https://{closed}', "))
+        text.replace("endpoints: [", &format!("endpoints: ['{}', ", url(closed.local_addr().unwrap())))
     });
     let found = desk.west().await;
     assert!(found.steps.iter().any(|step| step.outcome == Outcome::Warning && step.layer == Layer::Tcp));

@@ -78,7 +78,7 @@ impl Bed {
         change(&mut settings);
         let local = store();
         let mesh = Mesh::new(settings.clone(), Arc::new(local.client()), Arc::clone(&dial));
-        let (tasks, readiness) = (Supervisor::new(Duration::from_secs(5)), Readiness::new());
+        let (tasks, readiness) = (Supervisor::new(DEADLINE), Readiness::new());
         mesh.start(&tasks, &readiness);
         Self { net, local, readiness, directory, cluster, mesh, tasks, settings, dial }
     }
@@ -86,7 +86,7 @@ impl Bed {
     /// Puts another mirror of the same store and configuration into the place of this one, which goes on; it is returned.
     pub(crate) fn replica(&mut self) -> Replica {
         let mesh = Mesh::new(self.settings.clone(), Arc::new(self.local.client()), Arc::clone(&self.dial));
-        let (tasks, readiness) = (Supervisor::new(Duration::from_secs(5)), Readiness::new());
+        let (tasks, readiness) = (Supervisor::new(DEADLINE), Readiness::new());
         mesh.start(&tasks, &readiness);
         self.readiness = readiness;
         Replica {

@@ -257,8 +257,10 @@ async fn a_peer_without_heartbeat_is_connected_to_again_and_keeps_its_data() {
     let bed = Bed::start(|settings| settings.heartbeat_timeout = Duration::from_millis(200));
     let remote = peer("west", 2).await;
     bed.connect("west", &remote);
-    bed.until("given up once", async || bed.metrics().contains(r#"reason="heartbeat-missing"} 1"#)).await;
-    bed.until("connected again", async || bed.net.dials(&endpoint("west")) > 1).await;
+    bed.until("mirrored", async || bed.cache().await.len() == 2).await;
+    let dials = bed.net.dials(&endpoint("west"));
+    bed.until("connected again", async || bed.net.dials(&endpoint("west")) > dials).await;
+    assert!(bed.metrics().contains(r#"reason="heartbeat-missing"}"#), "{}", bed.metrics());
     assert_eq!(bed.cache().await.len(), 2);
     bed.stop().await;
 }
@@ -299,7 +301,7 @@ async fn a_removed_configuration_is_cleaned_up_in_order_and_others_stay() {
 
 #[tokio::test]
 async fn a_configuration_that_returns_during_the_removal_waits_for_its_end() {
-    let bed = Bed::start(|settings| settings.removal_grace = Duration::from_secs(1));
+    let bed = Bed::start(|settings| settings.removal_grace = Duration::from_secs(3));
     let remote = peer("west", 2).await;
     bed.connect("west", &remote);
     bed.until_ready("west").await;
@@ -417,9 +419,8 @@ async fn ready_waits_for_peers_of_the_start_but_not_for_one_that_is_unreachable(
     net.put(&endpoint("late"), Some(Arc::clone(&late)));
     let (west_file, gone_file, late_file) = (peer_file("west"), peer_file("gone"), peer_file("late"));
     let files = [("west", west_file.as_str()), ("gone", gone_file.as_str()), ("late", late_file.as_str())];
-    let change = |settings: &mut kvstoremesh::Settings| {
-        settings.per_cluster_ready_timeout = Duration::from_millis(300)
-    };
+    let change =
+        |settings: &mut kvstoremesh::Settings| settings.per_cluster_ready_timeout = Duration::from_secs(3);
     let bed = Bed::start_with(net.clone(), Arc::new(net), &files, change);
     bed.until("only late is awaited", async || bed.readiness.pending() == ["remote/late".into()]).await;
     assert!(!bed.readiness.is_ready(), "connected, so it is worth waiting for");

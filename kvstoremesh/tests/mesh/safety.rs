@@ -74,7 +74,7 @@ async fn an_abrupt_withdrawal_is_held_and_shown_until_the_user_releases_it() {
 
 #[tokio::test]
 async fn what_is_held_back_goes_when_its_time_is_over() {
-    let bed = Bed::start(strict(Duration::from_secs(2)));
+    let bed = Bed::start(strict(Duration::from_secs(4)));
     let remote = peer("west", 2).await;
     bed.connect("west", &remote);
     bed.until_ready("west").await;

@@ -173,24 +173,31 @@ impl Listening {
 
     /// Starts it (again) and waits until it answers.
     pub(crate) async fn up(&mut self, pki: &Pki) {
-        self.running = Some(match self.program {
-            Program::Isthmus => self.serve(pki).await,
-            Program::Etcd => Running::Process(self.spawn(pki)),
-        });
         let client = pki.client(&self.url());
         let end = Instant::now() + DEADLINE;
-        while let Err(error) = client.status().await {
-            assert!(
-                Instant::now() < end,
-                "{:?} does not answer: {}",
-                self.program,
-                mesh_runtime::Chain(&error)
-            );
+        while let Err(error) = self.try_up(pki, &client).await {
+            assert!(Instant::now() < end, "{:?} does not answer: {error}", self.program);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    async fn serve(&self, pki: &Pki) -> Running {
+    /// Its ports were free a moment ago, and another may have them for a while: then it ends at once, and is started again.
+    async fn try_up(&mut self, pki: &Pki, client: &EtcdClient) -> Result<(), String> {
+        let has_ended = match &mut self.running {
+            Some(Running::Process(child)) => child.try_wait().unwrap().is_some(),
+            Some(Running::Task(task, _)) => task.is_finished(),
+            None => true,
+        };
+        if has_ended {
+            self.running = Some(match self.program {
+                Program::Isthmus => self.serve(pki).await?,
+                Program::Etcd => Running::Process(self.spawn(pki)),
+            });
+        }
+        client.status().await.map(drop).map_err(|error| mesh_runtime::Chain(&error).to_string())
+    }
+
+    async fn serve(&self, pki: &Pki) -> Result<Running, String> {
         let tls = ServerTls {
             cert_file: pki.path("server.crt"),
             key_file: pki.path("server.key"),
@@ -199,11 +206,12 @@ impl Listening {
         let mut config = ServerConfig::new(self.address, Some(tls));
         // Operators may raise it, as with etcd's --max-request-bytes.
         config.limits.request_bytes = 8 << 20;
-        let server = Server::bind(config, Arc::clone(&self.store)).await.unwrap();
+        let server = Server::bind(config, Arc::clone(&self.store)).await;
+        let server = server.map_err(|error| mesh_runtime::Chain(&error).to_string())?;
         let stop = CancellationToken::new();
         #[expect(clippy::disallowed_methods, reason = "the test waits for it in `down`")]
         let task = tokio::spawn(server.run(stop.clone()));
-        Running::Task(task, stop)
+        Ok(Running::Task(task, stop))
     }
 
     fn spawn(&self, pki: &Pki) -> Child {
@@ -253,7 +261,7 @@ fn etcd() -> PathBuf {
     Path::new(&directory).join("etcd")
 }
 
-/// A port that nobody listens on now. Another may take it before it is used, so ask late.
-pub(crate) fn free_port() -> SocketAddr {
+/// A port that nobody listens on now. Another may take it before it is used.
+fn free_port() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }

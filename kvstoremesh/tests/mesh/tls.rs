@@ -1,13 +1,15 @@
 //! The mirror over the network, from the project's own server and from a real etcd.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use kvstore::{Client, LeaseId, Write};
 use kvstoremesh::EtcdDial;
+use tokio::net::TcpSocket;
 
 use crate::bed::net::Net;
 use crate::bed::{Bed, config};
-use crate::servers::{Listening, Pki, Program, free_port};
+use crate::servers::{Listening, Pki, Program};
 
 pub(crate) const NODES: [&str; 2] = ["cilium/cache/nodes/v1/west/n1", "cilium/cache/nodes/v1/west/n2"];
 
@@ -91,7 +93,10 @@ async fn a_configuration_that_cannot_connect_has_a_reason_and_disturbs_nobody() 
         let good = pki.peer_file(&west.url());
         let ca = pki.path("ca.crt").display().to_string();
         let client = pki.path("remote.").display().to_string();
-        let closed = free_port();
+        // Nobody listens, nor can for as long as it is kept.
+        let closed = TcpSocket::new_v4().unwrap();
+        closed.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let nobody = format!("https://{}", closed.local_addr().unwrap());
         let cases = [
             ("missing-ca", good.replace(&ca, "/nonexistent/ca.crt"), "certificate-unusable"),
             ("missing-key", good.replace("remote.key", "gone.key"), "certificate-unusable"),
@@ -105,7 +110,7 @@ async fn a_configuration_that_cannot_connect_has_a_reason_and_disturbs_nobody() 
                 "tls-failed",
             ),
             ("no-client", without(&good, &["cert-file", "key-file"]), "tls-failed"),
-            ("nobody-listens", pki.peer_file(&format!("https://{closed}")), "peer-unreachable"),
+            ("nobody-listens", pki.peer_file(&nobody), "peer-unreachable"),
         ];
         for (name, file, _) in &cases {
             bed.write_file(name, file);
