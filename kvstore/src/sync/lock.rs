@@ -26,7 +26,9 @@ pub struct Lock<'a> {
     prefix: Bytes,
     ttl: Duration,
     lease: Option<LeaseId>,
-    /// When the store was asked for the lease, or to keep it, and did: it lasts for `ttl` from then on at least.
+    /// The lease with whose key it was last seen to hold the lock.
+    held: Option<LeaseId>,
+    /// When the store was asked for the lease `held`, or to keep it, and did: it lasts for `ttl` from then on at least.
     kept: Instant,
 }
 
@@ -46,7 +48,7 @@ impl<'a> Lock<'a> {
     /// A candidate that has not asked yet. `prefix` ends with a slash; `ttl` is how long the key of one that vanished
     /// stays.
     pub fn new(client: &'a dyn Client, prefix: impl Into<Bytes>, ttl: Duration) -> Self {
-        Self { client, prefix: prefix.into(), ttl, lease: None, kept: Instant::now() }
+        Self { client, prefix: prefix.into(), ttl, lease: None, held: None, kept: Instant::now() }
     }
 
     /// Waits until it holds the lock. `waits` is called whenever it turns out that somebody else does.
@@ -55,10 +57,13 @@ impl<'a> Lock<'a> {
     /// Those of the store. It may be called again, and has kept its place if the store has.
     pub async fn acquire(&mut self, mut waits: impl FnMut()) -> Result<(), Error> {
         loop {
-            let lease = self.enter().await?;
+            let (lease, asked) = self.enter().await?;
             let (first, at) = self.first().await?;
             match first {
-                Some(holder) if holder == lease => return Ok(()),
+                Some(holder) if holder == lease => {
+                    self.holds(lease, asked);
+                    return Ok(());
+                }
                 Some(_) => {
                     waits();
                     self.until_one_leaves(lease, at).await?;
@@ -72,21 +77,21 @@ impl<'a> Lock<'a> {
     /// the lock is lost. One that does not answer takes it away after two thirds of the time for which it keeps the key, so
     /// that a third is left to stop what may only be done with the lock before somebody else can have it.
     pub async fn hold(&mut self) -> LockLost {
-        let mut wait = self.beat();
+        let mut next = self.kept + self.beat();
         loop {
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep_until(next).await;
             let patience = self.ttl - self.beat();
             let until = self.kept + patience;
             match timeout_at(until, self.still_holds()).await {
-                Ok(Ok(true)) => wait = self.beat(),
+                Ok(Ok(true)) => next = self.kept + self.beat(),
                 Ok(Ok(false)) => return LockLost::Taken,
                 Ok(Err(error)) => {
                     debug!(error = %Chain(&error), "the store does not answer who holds the lock");
-                    let left = (self.kept + patience).saturating_duration_since(Instant::now());
-                    if left.is_zero() {
+                    let (now, until) = (Instant::now(), self.kept + patience);
+                    if until <= now {
                         return LockLost::Unheard(self.kept.elapsed());
                     }
-                    wait = RETRY.min(left);
+                    next = until.min(now + RETRY);
                 }
                 Err(_elapsed) => return LockLost::Unheard(self.kept.elapsed()),
             }
@@ -115,37 +120,47 @@ impl<'a> Lock<'a> {
         [&self.prefix[..], format!("{:x}", lease.0).as_bytes()].concat().into()
     }
 
-    /// Its own key, made if it is not there.
-    async fn enter(&mut self) -> Result<LeaseId, Error> {
+    /// The lease of its own key, made if it is not there, and when the store was asked for it.
+    async fn enter(&mut self) -> Result<(LeaseId, Instant), Error> {
         if let Some(lease) = self.lease
-            && self.renew(lease).await?
+            && let Some(asked) = self.renew(lease).await?
         {
-            return Ok(lease);
+            return Ok((lease, asked));
         }
         let asked = Instant::now();
         let lease = self.client.grant(self.ttl).await?;
-        self.kept = asked;
         self.client.write(vec![Write::Put { key: self.key(lease), value: Bytes::new(), lease }]).await?;
         self.lease = Some(lease);
-        Ok(lease)
+        Ok((lease, asked))
     }
 
-    /// Keeps the lease; `false` if the store knows it no more.
-    async fn renew(&mut self, lease: LeaseId) -> Result<bool, Error> {
+    /// Keeps the lease and says when the store was asked to; `None` if it knows it no more.
+    async fn renew(&mut self, lease: LeaseId) -> Result<Option<Instant>, Error> {
         let asked = Instant::now();
         match self.client.keep_alive(lease).await {
             Ok(_) => {
-                self.kept = asked;
-                Ok(true)
+                if self.held == Some(lease) {
+                    self.kept = asked;
+                }
+                Ok(Some(asked))
             }
-            Err(Error::LeaseNotFound(_)) => Ok(false),
+            Err(Error::LeaseNotFound(_)) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
     async fn still_holds(&mut self) -> Result<bool, Error> {
-        let lease = self.enter().await?;
-        Ok(self.first().await?.0 == Some(lease))
+        let (lease, asked) = self.enter().await?;
+        let holds = self.first().await?.0 == Some(lease);
+        if holds {
+            self.holds(lease, asked);
+        }
+        Ok(holds)
+    }
+
+    /// Notes that the key with this lease is the oldest, and stays that as long as it lasts.
+    fn holds(&mut self, lease: LeaseId, asked: Instant) {
+        (self.held, self.kept) = (Some(lease), asked);
     }
 
     /// The lease of whoever holds the lock, and as of when.
@@ -175,7 +190,7 @@ impl<'a> Lock<'a> {
                     Some(Err(_)) | None => return Ok(()),
                 },
                 () = tokio::time::sleep_until(beat) => {
-                    if !self.renew(lease).await? {
+                    if self.renew(lease).await?.is_none() {
                         return Ok(());
                     }
                     beat = Instant::now() + self.beat();
@@ -248,6 +263,8 @@ mod tests {
         IsSilent,
         /// It keeps leases and tells nothing.
         KeepsOnly,
+        /// It takes whatever it is given, and lists nothing.
+        ListsNothing,
     }
 
     #[derive(Debug)]
@@ -260,7 +277,7 @@ mod tests {
         async fn ask(&self, is_keeping: bool) -> Result<&EmbeddedClient, Error> {
             let mood = *self.mood.lock().unwrap();
             match mood {
-                Mood::Answers => Ok(&self.store),
+                Mood::Answers | Mood::ListsNothing => Ok(&self.store),
                 Mood::KeepsOnly if is_keeping => Ok(&self.store),
                 Mood::Refuses | Mood::KeepsOnly => {
                     Err(Error::Unavailable(tonic::Status::unavailable("as the test wants")))
@@ -276,6 +293,9 @@ mod tests {
             self.ask(false).await?.get(key).await
         }
         async fn list(&self, range: &KeyRange, limit: usize, at: Option<Revision>) -> Result<Page, Error> {
+            if *self.mood.lock().unwrap() == Mood::ListsNothing {
+                return Err(Error::Unavailable(tonic::Status::unavailable("as the test wants")));
+            }
             self.ask(false).await?.list(range, limit, at).await
         }
         async fn watch(&self, range: KeyRange, from: Revision) -> Result<WatchStream, WatchError> {
@@ -331,17 +351,33 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
+    async fn a_place_that_is_new_is_not_the_lock_as_long_as_the_store_does_not_say_so() {
+        for mood in [Mood::ListsNothing, Mood::KeepsOnly] {
+            let client = Moody { store: client(), mood: Mutex::new(Mood::Answers) };
+            let mut one = Lock::new(&client, "lock/", TTL);
+            one.acquire(|| panic!("nobody is there")).await.unwrap();
+            client.revoke(one.lease.unwrap()).await.unwrap();
+            let mut two = Lock::new(&client, "lock/", TTL);
+            two.acquire(|| panic!("the other's key is gone")).await.unwrap();
+            *client.mood.lock().unwrap() = mood;
+            let kept = one.kept;
+            let lost = tokio::time::timeout(TTL * 4, one.hold()).await;
+            assert!(matches!(lost, Ok(LockLost::Unheard(_))), "{mood:?}: {lost:?}");
+            assert!(kept.elapsed() <= TTL * 2 / 3 + Duration::from_millis(2), "{mood:?}: {lost:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_holder_that_the_store_forgot_takes_the_lock_again_if_nobody_was_faster() {
         let client = client();
-        let ttl = Duration::from_secs(1);
-        let mut one = Lock::new(&client, "lock/", ttl);
+        let mut one = Lock::new(&client, "lock/", TTL);
         one.acquire(|| ()).await.unwrap();
         client.revoke(one.lease.unwrap()).await.unwrap();
         assert!(one.still_holds().await.unwrap(), "nobody else is there");
 
         client.revoke(one.lease.unwrap()).await.unwrap();
-        let mut two = Lock::new(&client, "lock/", ttl);
+        let mut two = Lock::new(&client, "lock/", TTL);
         two.acquire(|| panic!("the other's key is gone")).await.unwrap();
         assert_eq!(one.hold().await, LockLost::Taken);
     }
