@@ -127,6 +127,17 @@ pub struct TxnResult {
     pub results: Vec<OpResult>,
 }
 
+impl TxnResult {
+    /// How many puts, deletions and ranges were done, those of nested transactions too.
+    fn operations(&self) -> usize {
+        let of = |result: &OpResult| match result {
+            OpResult::Range(_) | OpResult::Put { .. } | OpResult::Delete { .. } => 1,
+            OpResult::Txn(nested) => nested.operations(),
+        };
+        self.results.iter().map(of).sum()
+    }
+}
+
 impl Keyspace {
     /// Carries out a put.
     ///
@@ -147,11 +158,16 @@ impl Keyspace {
         let mut path = Vec::new();
         self.decide(txn, &mut path);
         self.check(txn, &mut path.iter().copied())?;
-        let ops = txn.branch(path.first().copied().unwrap_or_default());
-        self.counts.txns += u64::from(ops.len() > 1);
         let mut write = self.write();
         let result = write.carry_out(txn, &mut path.iter().copied())?;
-        Ok((result, write.commit()))
+        let commit = write.commit();
+        self.count_txn(&result);
+        Ok((result, commit))
+    }
+
+    /// Notes that a transaction was done.
+    pub(crate) fn count_txn(&mut self, done: &TxnResult) {
+        self.counts.txns += u64::from(done.operations() > 1);
     }
 
     /// Which branch each transaction takes, in depth-first order.

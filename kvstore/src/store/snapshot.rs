@@ -25,6 +25,7 @@ impl Store {
         }
         let snapshot = Snapshot::take(self);
         let result = snapshot.carry_out(txn).await?;
+        self.lock().count_txn(&result);
         Ok((result, snapshot.at))
     }
 }
@@ -59,7 +60,8 @@ impl<'a> Snapshot<'a> {
     async fn holds(&self, compare: &Compare) -> bool {
         let mut reading = {
             let mut keyspace = self.store.lock();
-            Reading::begin(self.store, &mut keyspace, compare.range.clone(), self.at, usize::MAX)
+            let count = keyspace.count_at(&compare.range, self.at);
+            Reading::begin(self.store, &mut keyspace, compare.range.clone(), self.at, count)
         };
         let mut found = false;
         loop {
