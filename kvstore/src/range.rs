@@ -1,6 +1,6 @@
 //! Key ranges: half-open intervals of keys in byte order, as etcd has them.
 
-use std::{cmp::Ordering, fmt};
+use std::fmt;
 
 use bytes::Bytes;
 
@@ -101,17 +101,6 @@ impl KeyRange {
             RangeEnd::Single => key == self.start,
             RangeEnd::Before(end) => key >= &self.start[..] && key < &end[..],
             RangeEnd::Unbounded => key >= &self.start[..],
-        }
-    }
-
-    /// Where `key` lies: `Less` is before the range, `Equal` in it, `Greater` after it.
-    pub fn position_of(&self, key: &[u8]) -> Ordering {
-        if key < &self.start[..] {
-            Ordering::Less
-        } else if self.contains(key) {
-            Ordering::Equal
-        } else {
-            Ordering::Greater
         }
     }
 

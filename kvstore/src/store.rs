@@ -107,11 +107,6 @@ impl Store {
         Self::with(config, Keyspace::new(), Auth::default(), None)
     }
 
-    /// A store with the content of an image, in memory only.
-    pub fn from_image(config: StoreConfig, image: &Image) -> Arc<Self> {
-        Self::with(config, image.to_keyspace(0), image.auth.clone(), None)
-    }
-
     /// An empty store in memory whose users and roles are those that `dir` holds and are kept there: they are set up
     /// once, by hand or by Cilium's `etcdinit`, and nobody would set them up again after a restart.
     ///

@@ -77,20 +77,9 @@ impl Follower {
         &self.prefix
     }
 
-    /// Follows another prefix from the next [`Self::run`] on. Known keys stay known, since they are relative:
-    /// the next list deletes those that the new prefix does not have.
-    pub fn set_prefix(&mut self, prefix: impl Into<Bytes>) {
-        self.prefix = prefix.into();
-    }
-
     /// How many keys are known.
     pub fn keys(&self) -> usize {
         self.mirror.len()
-    }
-
-    /// Forgets everything, as a delete of each known key: for a peer that is removed for good.
-    pub fn drain(&mut self) -> Vec<Change> {
-        self.mirror.drain()
     }
 
     /// Lists and watches until `stop`, sending batches of changes to `out`; a full `out` makes it wait, and

@@ -133,18 +133,24 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect(what);
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect(what);
+}
+
+/// A journal that waits for the disk to have a first key; so does each flush after it, until the sender is used or gone.
+async fn in_its_first_flush(disk: &Disk, key: &str) -> (Journal, Puts, mpsc::Sender<()>) {
+    let (go, hold) = mpsc::channel();
+    disk.state().hold = Some(hold);
+    let (journal, _failed) = disk.journal();
+    let mut puts = Puts::new();
+    puts.put(&journal, key);
+    until("the first flush", || disk.state().hold.is_none()).await;
+    (journal, puts, go)
 }
 
 #[tokio::test]
 async fn what_is_noted_during_a_flush_shares_the_next_one() {
     let disk = Disk::default();
-    let (go, hold) = mpsc::channel();
-    disk.state().hold = Some(hold);
-    let (journal, _failed) = disk.journal();
-    let mut puts = Puts::new();
-    puts.put(&journal, "first");
-    until("the first flush", || disk.state().hold.is_none()).await;
+    let (journal, mut puts, go) = in_its_first_flush(&disk, "first").await;
     for n in 0..100 {
         puts.put(&journal, &format!("k{n:03}"));
     }
@@ -163,12 +169,7 @@ async fn what_is_noted_during_a_flush_shares_the_next_one() {
 #[tokio::test]
 async fn frames_of_one_flush_are_told_from_those_of_the_next_and_a_closed_journal_from_a_torn_one() {
     let disk = Disk::default();
-    let (go, hold) = mpsc::channel();
-    disk.state().hold = Some(hold);
-    let (journal, _failed) = disk.journal();
-    let mut puts = Puts::new();
-    puts.put(&journal, "first");
-    until("the first flush", || disk.state().hold.is_none()).await;
+    let (journal, mut puts, go) = in_its_first_flush(&disk, "first").await;
     let begin = disk.state().bytes.len();
     // Each entry is as large as a frame may get.
     for n in 0..3 {
@@ -256,12 +257,7 @@ async fn an_entry_for_which_there_is_no_room_waits_and_is_never_half_there() {
 #[tokio::test]
 async fn a_turn_comes_after_what_was_noted_before_and_before_what_comes_after() {
     let disk = Disk::default();
-    let (go, hold) = mpsc::channel();
-    disk.state().hold = Some(hold);
-    let (journal, _failed) = disk.journal();
-    let mut puts = Puts::new();
-    puts.put(&journal, "a");
-    until("the first flush", || disk.state().hold.is_none()).await;
+    let (journal, mut puts, go) = in_its_first_flush(&disk, "a").await;
     puts.put(&journal, "b");
     let turned = journal.turn();
     assert_eq!(journal.sequence(), 2);
