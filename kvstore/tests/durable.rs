@@ -356,7 +356,7 @@ fn a_full_disk_refuses_writes_answers_reads_and_recovers() {
             assert_eq!(store.revision(), revision, "nothing happened");
 
             fs::remove_file(&ballast).unwrap();
-            let written = tokio::time::timeout(Duration::from_secs(20), async {
+            let written = tokio::time::timeout(Duration::from_secs(60), async {
                 while client.write(vec![put("more", "1")]).await.is_err() {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }

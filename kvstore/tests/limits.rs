@@ -399,6 +399,7 @@ fn snapshots_that_nobody_reads_keep_no_thread() {
         .build()
         .unwrap();
     threads.block_on(async {
+        let _memory = MEMORY.read().await;
         let (ours, plain) = with_plain(|_| {}).await;
         let client = ours.client();
         let value = "v".repeat(1 << 20);

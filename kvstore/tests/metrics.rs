@@ -126,7 +126,7 @@ async fn metrics(address: SocketAddr) -> String {
 
 /// Uses a store in all ways that it counts; what is under way goes on until it is let go of.
 async fn use_it(client: &mut Client) -> (WatchStream, LeaseKeeper, LeaseKeepAliveStream) {
-    let lease = client.lease_grant(60, None).await.unwrap().id();
+    let lease = client.lease_grant(6000, None).await.unwrap().id();
     let (mut keeper, mut kept) = client.lease_keep_alive(lease).await.unwrap();
     keeper.keep_alive().await.unwrap();
     within("keepalive", kept.message()).await.unwrap().unwrap();
@@ -135,7 +135,7 @@ async fn use_it(client: &mut Client) -> (WatchStream, LeaseKeeper, LeaseKeepAliv
     let ops = [TxnOp::put("b", "1", None), TxnOp::get("a", None)];
     client.txn(Txn::new().and_then(ops)).await.unwrap();
     client.delete("b", None).await.unwrap();
-    let gone = client.lease_grant(60, None).await.unwrap().id();
+    let gone = client.lease_grant(6000, None).await.unwrap().id();
     client.lease_revoke(gone).await.unwrap();
     let mut watch = client.watch("a", None).await.unwrap();
     client.put("a", "1", None).await.unwrap();

@@ -22,6 +22,7 @@ use futures::{Stream, StreamExt};
 use kvstore::proto::etcdserverpb::{
     WatchCreateRequest, WatchRequest, WatchResponse, watch_request::RequestUnion,
 };
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming, transport::Channel};
 
@@ -31,18 +32,34 @@ const WATCHES: usize = 400;
 /// So many at a time.
 const AT_A_TIME: usize = 8;
 
-/// A watch from `start_revision` on, and what keeps its stream of requests open.
-async fn watch(
-    channel: &Channel,
-    start_revision: i64,
-) -> Result<(Streaming<WatchResponse>, CancellationToken), Status> {
-    let create = WatchCreateRequest { key: KEY.into(), start_revision, ..Default::default() };
-    let create = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
-    let end = CancellationToken::new();
-    let asks = futures::stream::iter([create])
-        .chain(futures::stream::pending())
-        .take_until(end.clone().cancelled_owned());
-    Ok((WatchClient::new(channel.clone()).watch(asks).await?.into_inner(), end))
+/// A watch and its stream of requests, which stays open as long as this lives.
+struct Watch {
+    answers: Streaming<WatchResponse>,
+    end: CancellationToken,
+    /// Closed when the library has let go of the requests.
+    ended: mpsc::Receiver<()>,
+}
+
+impl Watch {
+    /// From `start_revision` on.
+    async fn begin(channel: &Channel, start_revision: i64) -> Result<Self, Status> {
+        let create = WatchCreateRequest { key: KEY.into(), start_revision, ..Default::default() };
+        let create = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+        let end = CancellationToken::new();
+        let (held, ended) = mpsc::channel(1);
+        let asks = futures::stream::iter([create])
+            .chain(futures::stream::pending())
+            .take_until(end.clone().cancelled_owned())
+            .inspect(move |_| assert!(!held.is_closed(), "it is held"));
+        let answers = WatchClient::new(channel.clone()).watch(asks).await?.into_inner();
+        Ok(Self { answers, end, ended })
+    }
+
+    /// Ends both directions, the requests first: what comes in between is of a stream that somebody could still read.
+    async fn end(mut self) {
+        self.end.cancel();
+        assert_eq!(within("the end of the requests", self.ended.recv()).await, None);
+    }
 }
 
 /// The next events' revisions.
@@ -61,7 +78,7 @@ async fn next(
 async fn one_watch_sees_all(mut writer: Client, channel: Channel, value_bytes: usize) -> Result<i64, Status> {
     let value = "v".repeat(value_bytes);
     let first = writer.put(KEY, value.clone(), None).await.unwrap().header().unwrap().revision();
-    let (mut stays, _open) = within("the watch that stays", watch(&channel, first)).await?;
+    let mut stays = within("the watch that stays", Watch::begin(&channel, first)).await?;
 
     let newest = AtomicI64::new(first);
     // The last revision, once it is known.
@@ -84,7 +101,7 @@ async fn one_watch_sees_all(mut writer: Client, channel: Channel, value_bytes: u
     let reads = async {
         let mut expected = first;
         while expected <= last.load(Ordering::SeqCst) {
-            for revision in within(&format!("revision {expected}"), next(&mut stays)).await? {
+            for revision in within(&format!("revision {expected}"), next(&mut stays.answers)).await? {
                 assert_eq!(revision, expected);
                 expected += 1;
             }
@@ -98,12 +115,11 @@ async fn one_watch_sees_all(mut writer: Client, channel: Channel, value_bytes: u
                 // Some have something to read at once, and all read none or some of what there is.
                 let past = first.max(newest.load(Ordering::SeqCst) - 50);
                 let start = if nth.is_multiple_of(2) { past } else { 0 };
-                let (mut comes, end) = within("a watch", watch(channel, start)).await?;
+                let mut comes = within("a watch", Watch::begin(channel, start)).await?;
                 for _ in 0..(nth + round) % 4 {
-                    within("an answer", next(&mut comes)).await?;
+                    within("an answer", next(&mut comes.answers)).await?;
                 }
-                drop(comes);
-                end.cancel();
+                comes.end().await;
                 Ok::<_, Status>(())
             });
             for ended in futures::future::join_all(watches).await {

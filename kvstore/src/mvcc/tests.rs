@@ -254,7 +254,7 @@ fn agree(store: &Keyspace, model: &Model, range: &KeyRange) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(300), ..ProptestConfig::default() })]
 
     /// Every revision that can be read shows what the model has, the log names each change once, leases know
     /// their keys; whatever was compacted and forgotten on the way.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use futures::FutureExt;
+use futures::{FutureExt, executor::block_on};
 use prost::Message;
 use tonic::Status;
 
@@ -89,8 +89,7 @@ impl World {
             1 => whole(&kv::put(&shared, &caller, read(message)?)?),
             2 => whole(&kv::delete_range(&shared, &caller, read(message)?)?),
             3 => {
-                let answer = kv::transact(&shared, &caller, read(message)?).now_or_never();
-                whole(&answer.expect("a short transaction is done at once")?);
+                whole(&block_on(kv::transact(&shared, &caller, read(message)?))?);
             }
             4 => {
                 // What is compacted away the watch could not tell any more.
@@ -108,8 +107,7 @@ impl World {
     /// Two ways to write an answer: they must agree.
     fn range(&self, request: &pb::RangeRequest) -> Result<(), Status> {
         convert::check_range(request)?;
-        let found = self.shared.store.range(&convert::range_request(request)).now_or_never();
-        let found = found.expect("a short range is read at once")?;
+        let found = block_on(self.shared.store.range(&convert::range_request(request)))?;
         let shape = Shape::of(request, &Root::default());
         let mut fields = BytesMut::new();
         for record in &found.records {
@@ -177,8 +175,8 @@ impl World {
             range_end: Bytes::from_static(b"\0"),
             ..pb::RangeRequest::default()
         };
-        let all = self.shared.store.range(&convert::range_request(&request)).now_or_never();
-        let all = all.expect("a short range is read at once").expect("the present can be read");
+        let all = block_on(self.shared.store.range(&convert::range_request(&request)));
+        let all = all.expect("the present can be read");
         let listed: Vec<_> = all.records.iter().map(|record| convert::key_value(record, 0)).collect();
         assert_eq!(listed, self.mirror.values().cloned().collect::<Vec<_>>());
         assert_eq!(all.revision, self.revision.max(1), "the watch is where the store is");

@@ -109,8 +109,9 @@ async fn stream(call: &mut Call, mut request: pb::RangeRequest) -> Result<(), St
     }
 }
 
-/// Sends a `RangeResponse` (or a `RangeStreamResponse` around it) piece by piece, of what is settled. Each record is let go of once it is
-/// written: letting go of a million at the end would take the connection's thread from others for tens of milliseconds.
+/// Sends a `RangeResponse` (or a `RangeStreamResponse` around it) piece by piece, of what is settled. Each record is let go
+/// of once it is written: letting go of a million at the end would take the connection's thread from others for tens of
+/// milliseconds.
 async fn send_range(
     outgoing: &mut Outgoing,
     header: Option<&pb::ResponseHeader>,

@@ -10,7 +10,7 @@ pub(crate) mod sync;
 use std::time::Duration;
 
 /// How long anything may take before the test counts as failed.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits for what must happen.
 pub(crate) async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {

@@ -215,8 +215,17 @@ pub(crate) async fn a_lease_takes_its_keys_with_it(client: &Arc<dyn Client>) {
 }
 
 pub(crate) async fn a_lease_that_nobody_keeps_alive_ends(client: &Arc<dyn Client>) {
-    let lease = client.grant(Duration::from_secs(1)).await.unwrap();
-    let written = client.write(vec![put_on("le/a", "1", lease)]).await.unwrap();
+    let (lease, written) = within("a key on a lease", async {
+        loop {
+            let lease = client.grant(Duration::from_secs(1)).await.unwrap();
+            match client.write(vec![put_on("le/a", "1", lease)]).await {
+                Ok(written) => return (lease, written),
+                Err(Error::LeaseNotFound(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    })
+    .await;
     let mut watch = client.watch(prefix("le/"), written.next()).await.unwrap();
     assert_eq!(shown(&events(&mut watch).await.events), ["-le/a"]);
     assert!(matches!(client.keep_alive(lease).await, Err(Error::LeaseNotFound(_))));

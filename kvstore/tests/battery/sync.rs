@@ -235,7 +235,7 @@ pub(crate) async fn a_writer_writes_sweeps_and_then_raises_the_canary(client: &A
 
 pub(crate) async fn a_writer_whose_lease_ended_writes_everything_again(client: &Arc<dyn Client>) {
     let settings =
-        WriterConfig { lease_ttl: Some(Duration::from_secs(3)), ..config("sl/", Some("synced/sl")) };
+        WriterConfig { lease_ttl: Some(Duration::from_secs(9)), ..config("sl/", Some("synced/sl")) };
     let running = Running::start(SyncWriter::new(settings), Arc::clone(client));
     running.writer.upsert("a", "1");
     running.writer.upsert("b", "1");

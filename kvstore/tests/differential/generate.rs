@@ -234,7 +234,7 @@ pub(crate) fn keys_and_leases() -> BoxedStrategy<Ask> {
         (1..6i64, any::<bool>()).prop_map(|(id, keys)| pb::LeaseTimeToLiveRequest { id, keys });
     // Leases that end meanwhile would end at two moments, so short ones have an id that nothing else asks for.
     let grant = prop_oneof![
-        3 => (1..5i64, 100..200i64),
+        3 => (1..5i64, 10_000..20_000i64),
         1 => (1..5i64, Just(i64::MAX)),
         1 => (Just(SHORT_LIVED), -1..2i64),
     ];

@@ -17,7 +17,7 @@ thread_local! {
 /// How many there are on the lease.
 const KEYS: usize = 200;
 /// Long enough for anything.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 fn caller(shared: &Shared, user: &str) -> Caller {
     let token = shared.tokens.issue_if(user, || true).unwrap();
