@@ -143,7 +143,7 @@ impl Bed {
             local: options.local.map_or(LocalSource::Fed(fed), LocalSource::Kubernetes),
             datapath: options.datapath,
         };
-        let tasks = Supervisor::new(Duration::from_secs(5));
+        let tasks = Supervisor::new(PATIENCE);
         let readiness = Readiness::new();
         let mut registry = Registry::with_prefix("cilium");
         start(settings, surroundings, &tasks, &readiness, &mut registry)?;

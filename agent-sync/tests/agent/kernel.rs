@@ -316,7 +316,7 @@ fn a_request_to_another_cluster_s_backend_travels_encrypted_and_outlives_the_age
 
             let capture = machines.capture("host 10.200.1.11 and not arp").unwrap();
             let ask = || client.http_get(frontend("10.111.0.10"));
-            let answer = machines.eventually("west's pod answers", Duration::from_secs(20), ask);
+            let answer = machines.eventually("west's pod answers", Duration::from_secs(60), ask);
             assert_eq!(answer, "west/pod");
             let captured = capture.stop().unwrap();
             assert!(!captured.carries("west/pod") && !captured.carries("HTTP/1.1"), "{captured:?}");

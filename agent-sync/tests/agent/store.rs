@@ -90,11 +90,10 @@ async fn a_first_start_writes_no_service_that_is_half_known() {
     let recorder = Recorder::new(false);
     let bed = Bed::with(recorder.options()).await;
     bed.serving.put(&EAST.config_key(), EAST.config()).await;
+    let is_known = |status: &Status| status.clusters.iter().any(|known| known.name == "east");
+    bed.until_status("east is known", is_known).await;
     own_cart(&bed).await;
-    let waits = |status: &Status| {
-        let known = status.clusters.iter().any(|known| known.name == "east");
-        known && status.datapath.waiting && status.kubernetes.iter().all(|kind| kind.listed)
-    };
+    let waits = |status: &Status| status.datapath.waiting && status.kubernetes.iter().all(|kind| kind.listed);
     bed.until_status("waiting for east", waits).await;
     mirror_cart(&bed, &EAST, "10.7.0.1").await;
     assert_eq!(recorder.first_write(&bed).await, ["10.7.0.1"]);

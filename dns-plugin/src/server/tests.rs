@@ -12,7 +12,7 @@ use crate::fixture::{self, CASES, check};
 use crate::zone::Zone;
 
 /// What waits for the server gives up after this.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 pub(super) struct Running {

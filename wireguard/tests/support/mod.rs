@@ -23,7 +23,7 @@ use wireguard::{
 pub(crate) mod probe;
 
 /// How long anything may take that should happen at once.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Asks again until `met` gives something, or fails with what was waited for.
 pub(crate) fn wait_for<T>(what: &str, mut met: impl FnMut() -> Option<T>) -> T {
