@@ -1,6 +1,6 @@
 //! Exports of the Multi-Cluster Services API: `cilium/state/serviceexports/v1/<cluster>/<namespace>/<service>`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::gojson::{self, go_struct, pointer};
 use crate::{Peer, Reason, Rejection};
@@ -77,9 +77,10 @@ pointer!(SessionAffinityConfig);
 const PROTOCOLS: [&str; 4] = ["", "TCP", "UDP", "SCTP"];
 
 impl ExportPort {
-    fn is_same_number(&self, other: &ExportPort) -> bool {
-        let protocol = |port: &ExportPort| port.protocol.is_empty() || port.protocol == "TCP";
-        self.port == other.port && (self.protocol == other.protocol || protocol(self) && protocol(other))
+    /// What no two ports of a Service have in common.
+    fn protocol_and_number(&self) -> (String, i32) {
+        let protocol = if self.protocol.is_empty() { "TCP" } else { &self.protocol };
+        (protocol.to_owned(), self.port)
     }
 }
 
@@ -174,6 +175,8 @@ impl ServiceExport {
         let of = format!("service export {}/{} of {}", self.namespace, self.name, self.cluster);
         let mut dropped = Vec::new();
         let mut kept: Vec<ExportPort> = Vec::new();
+        // A value has room for many thousands: they are not compared one by one.
+        let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
         for (at, mut port) in std::mem::take(&mut self.ports).into_iter().enumerate() {
             let mut refuse = |reason, field: &str, what: String| {
                 dropped.push(Rejection::new(reason, format!("{of}: ports[{at}]{field} {what}")));
@@ -185,13 +188,13 @@ impl ServiceExport {
                 refuse(Reason::PortUnusable, ".protocol", what);
             } else if !port.name.is_empty() && !is_label(&port.name) {
                 refuse(Reason::FieldInvalid, ".name", format!("is {:?}, which is no DNS label", port.name));
-            } else if kept.iter().any(|other| other.name == port.name) {
+            } else if names.contains(&port.name) {
                 refuse(
                     Reason::FieldInvalid,
                     ".name",
                     format!("is {:?} like that of an earlier port", port.name),
                 );
-            } else if kept.iter().any(|other| other.is_same_number(&port)) {
+            } else if !numbers.insert(port.protocol_and_number()) {
                 let what = format!("has protocol and number of an earlier port, {}", port.port);
                 refuse(Reason::FieldInvalid, "", what);
             } else {
@@ -200,6 +203,7 @@ impl ServiceExport {
                     refuse(Reason::FieldInvalid, ".appProtocol", what);
                     port.app_protocol.clear();
                 }
+                names.insert(port.name.clone());
                 kept.push(port);
             }
         }
