@@ -202,10 +202,4 @@ impl ServiceTable {
     pub fn merges(&self) -> u64 {
         self.merges
     }
-
-    /// How many records `cluster` has here.
-    pub fn records_of(&self, cluster: &ClusterName) -> usize {
-        let has = |inputs: &&Inputs| inputs.remote.get(cluster).is_some_and(|remote| remote.record.is_some());
-        self.inputs.values().filter(has).count()
-    }
 }

@@ -11,8 +11,6 @@ use crate::{ClusterName, Peer, Reason, Rejection};
 pub struct NumericIdentity(pub u32);
 
 impl NumericIdentity {
-    /// Not known (yet).
-    pub const UNKNOWN: Self = NumericIdentity(0);
     /// The local host.
     pub const HOST: Self = NumericIdentity(1);
     /// Everything outside the mesh.

@@ -78,19 +78,12 @@ impl ClusterView {
         !matches!(self.standing, Standing::Refused(_))
     }
 
-    /// All kinds were complete once.
-    pub fn was_synced(&self) -> bool {
-        self.kinds_in(|state| state != ViewState::NeverSynced)
-    }
-
     /// Accepted, and all kinds are complete and followed.
     pub fn is_ready(&self) -> bool {
         matches!(self.standing, Standing::Accepted { .. })
-            && self.kinds_in(|state| state == ViewState::Synced)
-    }
-
-    fn kinds_in(&self, good: impl Fn(ViewState) -> bool) -> bool {
-        KINDS.iter().all(|kind| self.kinds.get(kind).is_some_and(|view| good(view.state)))
+            && KINDS
+                .iter()
+                .all(|kind| self.kinds.get(kind).is_some_and(|view| view.state == ViewState::Synced))
     }
 }
 
