@@ -103,7 +103,9 @@ pub fn start(
         dual_stack: settings.dual_stack,
         ipv6_underlay: settings.ipv6_underlay,
     };
-    let tables = Tables::new(settings.local.clone(), &settings.node, options);
+    let mut tables = Tables::new(settings.local.clone(), &settings.node, options);
+    tables.awaits_cilium_nodes =
+        options.wireguard && matches!(surroundings.local, LocalSource::Kubernetes(_));
     let (events_in, events) = mpsc::channel(QUEUE);
     let (local_in, local_queue) = mpsc::channel(QUEUE);
     let (local_events, client) = match surroundings.local {
@@ -140,9 +142,9 @@ pub fn start(
         tasks.spawn("wireguard", Restart::WithBackoff(BACKOFF), move |stop| encrypt.clone().run(stop));
         if let Some(client) = &client {
             let (cilium_in, cilium_seen) = watch::channel(Seen::Unknown);
-            let (watcher, name) = (client.clone(), Arc::clone(&settings.node));
+            let (watcher, name, nodes) = (client.clone(), Arc::clone(&settings.node), local_in.clone());
             tasks.spawn_once("kubernetes/CiliumNode", |stop| {
-                local::cilium_node(watcher, name, cilium_in, stop)
+                local::cilium_nodes(watcher, name, cilium_in, nodes, stop)
             });
             let (client, name) = (client.clone(), Arc::clone(&settings.node));
             tasks.spawn_once("wireguard-key", |stop| {

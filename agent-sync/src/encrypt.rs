@@ -65,7 +65,8 @@ struct Input {
 /// What the tables say; `None` while this node is not known, or what its neighbours use is not: their pods' prefixes must
 /// not go to a peer for a moment either.
 fn input(tables: &Tables, key: PublicKey) -> Option<Input> {
-    let own = tables.own_node.as_ref().filter(|_| tables.is_listed(LocalKind::Node))?;
+    let is_known = tables.is_listed(LocalKind::Node) && !tables.awaits_cilium_nodes;
+    let own = tables.own_node.as_ref().filter(|_| is_known)?;
     let local = LocalNode {
         name: NodeName { cluster: tables.local.name.to_string(), node: tables.node.to_string() },
         public_key: key,
@@ -300,7 +301,7 @@ mod tests {
     use super::*;
     use crate::ipcache::NodeOptions;
     use crate::local::KubeNode;
-    use crate::tables::{KubeView, LocalEvent};
+    use crate::tables::{KubeView, LocalEvent, NodeSource};
     use mesh_observe::{ClusterEvent, Event, Item};
     use mesh_types::{Cidr, IpIdentityPair, LocalCluster, NodeAddress};
 
@@ -362,7 +363,7 @@ mod tests {
         let at = |tables: &Tables| tables.revision();
         let neighbour = |prefixes: &[&str]| {
             let prefixes = prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect();
-            LocalEvent::Neighbour("node-2".into(), prefixes)
+            LocalEvent::Neighbour(NodeSource::Node, "node-2".into(), prefixes)
         };
         let before = at(&tables);
         tables.apply_local(neighbour(&["192.0.2.2/32", "10.7.0.0/16"]));
@@ -377,7 +378,11 @@ mod tests {
         let before = at(&tables);
         tables.apply_local(neighbour(&["192.0.2.2/32", "10.7.0.0/16"]));
         assert_eq!(at(&tables), before, "a Node that was written and says the same costs no plan");
+        let pools = vec!["10.7.0.128/25".parse().unwrap()];
+        tables.apply_local(LocalEvent::Neighbour(NodeSource::CiliumNode, "node-2".into(), pools));
         tables.apply_local(neighbour(&[]));
+        assert_eq!(planned(&tables).skipped.len(), 1, "its CiliumNode says so still");
+        tables.apply_local(LocalEvent::Neighbour(NodeSource::CiliumNode, "node-2".into(), Vec::new()));
         assert!(at(&tables) != before && planned(&tables).skipped.is_empty());
     }
 
@@ -385,6 +390,15 @@ mod tests {
     fn nothing_is_planned_before_the_neighbours_are_known() {
         let mut tables = tables(&key(7).to_string());
         assert!(input(&tables, key(1)).is_some());
+        tables.awaits_cilium_nodes = true;
+        assert!(
+            input(&tables, key(1)).is_none() && tables.pending().contains(&"kubernetes/CiliumNode".into())
+        );
+        let before = tables.revision();
+        tables.apply_local(LocalEvent::CiliumNodesListed);
+        assert!(input(&tables, key(1)).is_some() && tables.revision() != before);
+        tables.apply_local(LocalEvent::CiliumNodesListed);
+        assert_eq!(tables.revision(), before + 1, "once");
         tables.apply_local(LocalEvent::Watch(LocalKind::Node, KubeView::default()));
         assert!(input(&tables, key(1)).is_none());
     }

@@ -33,9 +33,29 @@ pub(crate) fn load(path: &Path) -> BTreeSet<ClusterName> {
     text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
+/// Where the next content of the file at `path` is written before it takes its place.
+fn beside(path: &Path) -> PathBuf {
+    path.with_extension("clusters.new")
+}
+
+/// Removes what an agent that answered at `socket` has noted for its next life, if there is anything.
+///
+/// # Errors
+/// It is there and cannot be removed.
+pub fn forget_followed(socket: &Path) -> std::io::Result<()> {
+    let path = file_beside(socket);
+    for path in [beside(&path), path] {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
 /// Replaces the file at once.
 fn save(path: &Path, names: &BTreeSet<ClusterName>) -> std::io::Result<()> {
-    let aside = path.with_extension("clusters.new");
+    let aside = beside(path);
     let mut file = std::fs::File::create(&aside)?;
     for name in names {
         writeln!(file, "{name}")?;
@@ -74,7 +94,8 @@ mod tests {
     #[test]
     fn what_was_written_is_read_and_anything_else_is_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let path = file_beside(&directory.path().join("agent.sock"));
+        let socket = directory.path().join("agent.sock");
+        let path = file_beside(&socket);
         assert_eq!(load(&path), BTreeSet::new());
         let names: BTreeSet<ClusterName> = ["east", "west"].map(|name| name.parse().unwrap()).into();
         for names in [&names, &BTreeSet::new(), &names] {
@@ -86,5 +107,12 @@ mod tests {
         assert_eq!(load(&path).len(), 1);
         std::fs::write(&path, b"\xff\xfe").unwrap();
         assert_eq!(load(&path), BTreeSet::new());
+        std::fs::write(beside(&path), b"east").unwrap();
+        for _ in 0..2 {
+            forget_followed(&socket).unwrap();
+            assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
+        }
+        std::fs::create_dir(&path).unwrap();
+        forget_followed(&socket).unwrap_err();
     }
 }

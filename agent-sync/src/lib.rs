@@ -34,4 +34,5 @@ pub mod tables;
 pub use agent::{AgentSettings, LocalSource, StartError, Surroundings, start};
 pub use encrypt::{EncryptError, EncryptSettings};
 pub use engine::Handle;
+pub use followed::forget_followed;
 pub use rejected::{Rejected, RejectedKey};

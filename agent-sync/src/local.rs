@@ -18,7 +18,7 @@ use crate::services::{
 };
 
 pub use watch::Seen;
-pub(crate) use watch::{NodesToSee, cilium_node, nodes, services, slices};
+pub(crate) use watch::{NodesToSee, cilium_nodes, nodes, services, slices};
 
 /// EndpointSlice: the Service that it belongs to.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -38,7 +38,7 @@ const CLIENT_IP_TIMEOUT: Duration = Duration::from_secs(10_800);
 pub struct KubeNode {
     /// Addresses of type `InternalIP` and `ExternalIP`.
     pub addresses: Vec<IpAddr>,
-    /// Pod CIDRs.
+    /// Pod CIDRs, those of its pools among them.
     pub pod_cidrs: Vec<IpNet>,
     /// The published WireGuard key, if there is one.
     pub wireguard_key: Option<String>,
@@ -155,7 +155,9 @@ pub fn kube_node(json: &str) -> Result<KubeNode, DecodeError> {
     let plain = status.0.addresses.0.iter().map(|address| (&address.kind.0, &address.address.0));
     let cilium = spec.0.addresses.0.iter().map(|address| (&address.kind.0, &address.ip.0));
     let addresses = plain.chain(cilium).filter(|(kind, _)| usable(kind));
-    let cidrs = spec.0.pod_cidrs.0.iter().chain(&spec.0.ipam.0.pod_cidrs.0);
+    let ipam = &spec.0.ipam.0;
+    let pools = ipam.pools.0.allocated.0.iter().flat_map(|pool| &pool.cidrs.0);
+    let cidrs = spec.0.pod_cidrs.0.iter().chain(&ipam.pod_cidrs.0).chain(pools);
     Ok(KubeNode {
         addresses: addresses.filter_map(|(_, ip)| ip.parse().ok()).collect(),
         pod_cidrs: cidrs.filter_map(|cidr| cidr.parse().ok()).collect(),
@@ -270,6 +272,19 @@ struct NodeSpec {
 struct Ipam {
     #[serde(rename = "podCIDRs")]
     pod_cidrs: Lax<Vec<String>>,
+    pools: Lax<Pools>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Pools {
+    allocated: Lax<Vec<Allocated>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Allocated {
+    cidrs: Lax<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -416,6 +431,13 @@ mod tests {
         )
         .unwrap();
         assert_eq!(node, cilium);
+        let multi_pool = json!({
+            "metadata": {},
+            "spec": {"ipam": {"pools": {"requested": [{"pool": "default"}],
+                "allocated": [{"pool": "default", "cidrs": ["10.1.0.0/24", "fd00:1::/64"]}, {"cidrs": null}]}}},
+        });
+        let pools: Vec<_> = ["10.1.0.0/24", "fd00:1::/64"].map(|cidr| cidr.parse().unwrap()).into();
+        assert_eq!(kube_node(&multi_pool.to_string()).unwrap().pod_cidrs, pools);
         assert_eq!(node.wireguard_key.as_deref(), Some("key"));
         assert_eq!((node.addresses.len(), node.pod_cidrs.len()), (1, 1));
     }

@@ -35,8 +35,11 @@ pub enum LocalEvent {
     },
     /// This node, or (`None`) its end.
     OwnNode(Option<Box<KubeNode>>),
-    /// What another node of this cluster uses; nothing if it is gone.
-    Neighbour(Arc<str>, Vec<IpNet>),
+    /// What a node of this cluster uses, as its CiliumNode says or, of another node than this, its Node; nothing if that is
+    /// gone.
+    Neighbour(NodeSource, Arc<str>, Vec<IpNet>),
+    /// Every CiliumNode was told, or there is no such kind.
+    CiliumNodesListed,
     /// An object that does not decode; the one before stays. `None`: it does now, or is gone.
     Undecodable {
         /// Its kind.
@@ -59,6 +62,15 @@ pub enum LocalKind {
     EndpointSlice,
     /// This node, and with encryption the others of the cluster.
     Node,
+}
+
+/// The kinds of objects that say what a node uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NodeSource {
+    /// Nodes.
+    Node,
+    /// CiliumNodes.
+    CiliumNode,
 }
 
 impl LocalKind {
@@ -96,8 +108,10 @@ pub struct Tables {
     pub services: ServiceTable,
     /// This node in Kubernetes.
     pub own_node: Option<KubeNode>,
-    /// What the other nodes of this cluster use, by name; known only with encryption.
-    pub neighbours: BTreeMap<Arc<str>, Vec<IpNet>>,
+    /// What the nodes of this cluster use, by name; known only with encryption.
+    pub neighbours: BTreeMap<(NodeSource, Arc<str>), Vec<IpNet>>,
+    /// It is not yet known which CiliumNodes there are, and encryption has to know.
+    pub awaits_cilium_nodes: bool,
     /// The watches of the local Kubernetes API.
     pub kubernetes: BTreeMap<LocalKind, KubeView>,
     /// What is not in effect.
@@ -121,6 +135,7 @@ impl Tables {
             services: ServiceTable::new(node),
             own_node: None,
             neighbours: BTreeMap::new(),
+            awaits_cilium_nodes: false,
             kubernetes: LocalKind::ALL.into_iter().map(|kind| (kind, KubeView::default())).collect(),
             rejected: Rejected::default(),
             options,
@@ -317,7 +332,10 @@ impl Tables {
                 self.services.set_slice(&namespace, &name, content.map(|content| *content));
             }
             LocalEvent::OwnNode(node) => self.set_own_node(node.map(|node| *node)),
-            LocalEvent::Neighbour(name, prefixes) => self.set_neighbour(name, prefixes),
+            LocalEvent::Neighbour(source, name, prefixes) => self.set_neighbour((source, name), prefixes),
+            LocalEvent::CiliumNodesListed => {
+                self.nodes_revision += u64::from(std::mem::take(&mut self.awaits_cilium_nodes));
+            }
             LocalEvent::Undecodable { kind, key, refused } => {
                 let cluster = self.local.name.to_string();
                 let key = RejectedKey { cluster, kind: kind.word(), key };
@@ -356,7 +374,7 @@ impl Tables {
     }
 
     /// Kubelets write their Nodes every few minutes; only what changes what they use counts.
-    fn set_neighbour(&mut self, name: Arc<str>, prefixes: Vec<IpNet>) {
+    fn set_neighbour(&mut self, name: (NodeSource, Arc<str>), prefixes: Vec<IpNet>) {
         let before = match prefixes.is_empty() {
             true => self.neighbours.remove(&name),
             false => self.neighbours.insert(name, prefixes.clone()),
@@ -387,7 +405,9 @@ impl Tables {
 
     /// What has not been complete once: names for `/readyz` and `status`.
     pub fn pending(&self) -> Vec<String> {
-        self.pending_of(&KINDS, &LocalKind::ALL)
+        let mut pending = self.pending_of(&KINDS, &LocalKind::ALL);
+        pending.extend(self.awaits_cilium_nodes.then(|| "kubernetes/CiliumNode".to_owned()));
+        pending
     }
 
     /// Whether services may be written without taking away what an earlier life had written.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{KubeNode, kube_node, service, slice};
 use crate::services::ServiceName;
-use crate::tables::{KubeView, LocalEvent, LocalKind};
+use crate::tables::{KubeView, LocalEvent, LocalKind, NodeSource};
 
 /// Events taken together.
 const TAKE: usize = 256;
@@ -86,7 +86,7 @@ pub(crate) async fn nodes(
     let event = |key: &ObjectKey, node: Option<Box<KubeNode>>| {
         if key.name != name {
             let prefixes = node.as_ref().map(|node| node.prefixes()).unwrap_or_default();
-            return LocalEvent::Neighbour(Arc::clone(&key.name), prefixes);
+            return LocalEvent::Neighbour(NodeSource::Node, Arc::clone(&key.name), prefixes);
         }
         seen.send_replace(node.as_ref().map_or(Seen::Absent, |node| Seen::Present((**node).clone())));
         LocalEvent::OwnNode(node)
@@ -94,23 +94,34 @@ pub(crate) async fn nodes(
     follow(client, resource, LocalKind::Node, decode, event, out, stop).await
 }
 
-/// The CiliumNode called `name` → `seen`.
-pub(crate) async fn cilium_node(
+/// CiliumNodes → events, and what is known of the one called `name` for the publisher of the key.
+pub(crate) async fn cilium_nodes(
     client: Client,
     name: Arc<str>,
     seen: watch::Sender<Seen>,
+    out: mpsc::Sender<Vec<LocalEvent>>,
     stop: CancellationToken,
 ) -> Result<(), ConsumerGone> {
     let resource = Resource::new("cilium.io", "v2", "CiliumNode", "ciliumnodes");
-    let resource = resource.with_fields(format!("metadata.name={name}"));
     let decode = |object: &RawObject<'_>| kube_node(object.json());
     let (task, mut events, mut status) = watch(client, resource, decode, WatchOptions::default());
     let note = async {
         loop {
-            tokio::select! {
+            let told = tokio::select! {
                 event = events.recv() => match event {
-                    Some(Event::Applied { object, .. }) => drop(seen.send_replace(Seen::Present(object))),
-                    Some(Event::Deleted { .. }) => drop(seen.send_replace(Seen::Absent)),
+                    Some(Event::Applied { key, object }) => {
+                        let uses = object.prefixes();
+                        if key.name == name {
+                            seen.send_replace(Seen::Present(object));
+                        }
+                        LocalEvent::Neighbour(NodeSource::CiliumNode, key.name, uses)
+                    }
+                    Some(Event::Deleted { key }) => {
+                        if key.name == name {
+                            seen.send_replace(Seen::Absent);
+                        }
+                        LocalEvent::Neighbour(NodeSource::CiliumNode, key.name, Vec::new())
+                    }
                     Some(Event::InitialListDone) => {
                         seen.send_if_modified(|seen| {
                             let unknown = *seen == Seen::Unknown;
@@ -119,19 +130,25 @@ pub(crate) async fn cilium_node(
                             }
                             unknown
                         });
+                        LocalEvent::CiliumNodesListed
                     }
                     // It exists; what it says is unknown, so nothing is decided by it.
-                    Some(Event::Undecodable { .. }) => {}
+                    Some(Event::Undecodable { .. }) => continue,
                     None => return,
                 },
                 changed = status.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    if matches!(status.borrow_and_update().state, WatchState::Absent) {
-                        seen.send_replace(Seen::Absent);
+                    if !matches!(status.borrow_and_update().state, WatchState::Absent) {
+                        continue;
                     }
+                    seen.send_replace(Seen::Absent);
+                    LocalEvent::CiliumNodesListed
                 }
+            };
+            if out.send(vec![told]).await.is_err() {
+                return;
             }
         }
     };

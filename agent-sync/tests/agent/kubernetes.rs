@@ -157,6 +157,27 @@ fn the_key_is_published_on_the_node_and_again_when_someone_takes_it_away() {
     });
 }
 
+/// One node of east with the pods of 10.7.1.0/24.
+async fn mirror_east(bed: &Bed) {
+    let key = wireguard::PrivateKey::generate().unwrap().public();
+    let record = json!({
+        "Name": "n1", "Cluster": "east", "ClusterID": 7, "WireguardPubKey": key.annotation_value(),
+        "IPAddresses": [{"Type": "InternalIP", "IP": "198.51.100.7"}],
+        "IPv4AllocCIDR": {"IP": "10.7.1.0", "Mask": "////AA=="},
+    });
+    bed.serving.put(&EAST.node_key("n1"), record.to_string()).await;
+    EAST.write(&bed.serving, &[], LeaseId::NONE).await;
+}
+
+/// It is a peer, and its pods are left out for these reasons.
+fn withheld(reasons: &'static [&str]) -> impl FnMut(&Wireguard) -> bool {
+    move |view| {
+        let found = view.skipped.iter().map(|one| (one.prefix.as_deref(), one.reason.as_str()));
+        let expected = reasons.iter().map(|reason| (Some("10.7.1.0/24"), *reason));
+        view.peers.len() == 1 && found.eq(expected)
+    }
+}
+
 #[test]
 fn a_prefix_of_another_cluster_within_what_a_neighbour_uses_is_not_routed_away() {
     with_agent(home().without_cilium(), async |cluster, node, bed| {
@@ -169,25 +190,10 @@ fn a_prefix_of_another_cluster_within_what_a_neighbour_uses_is_not_routed_away()
             kubectl.apply_object(object).unwrap();
             kubectl.apply_status(&object.to_string()).unwrap();
         }
-        let key = wireguard::PrivateKey::generate().unwrap().public();
-        let record = json!({
-            "Name": "n1", "Cluster": "east", "ClusterID": 7, "WireguardPubKey": key.annotation_value(),
-            "IPAddresses": [{"Type": "InternalIP", "IP": "198.51.100.7"}],
-            "IPv4AllocCIDR": {"IP": "10.7.1.0", "Mask": "////AA=="},
-        });
-        bed.serving.put(&EAST.node_key("n1"), record.to_string()).await;
-        EAST.write(&bed.serving, &[], LeaseId::NONE).await;
-
-        let skipped = |reasons: &'static [&str]| {
-            move |view: &Wireguard| {
-                let found = view.skipped.iter().map(|one| (one.prefix.as_deref(), one.reason.as_str()));
-                let expected = reasons.iter().map(|reason| (Some("10.7.1.0/24"), *reason));
-                view.peers.len() == 1 && found.eq(expected)
-            }
-        };
-        bed.until("/v1/wireguard", "withheld", skipped(&["prefix-overlaps-local"])).await;
+        mirror_east(bed).await;
+        bed.until("/v1/wireguard", "withheld", withheld(&["prefix-overlaps-local"])).await;
         kubectl.delete("", "node", "node-2").unwrap();
-        let view = bed.until("/v1/wireguard", "free once the neighbour is gone", skipped(&[])).await;
+        let view = bed.until("/v1/wireguard", "free once the neighbour is gone", withheld(&[])).await;
         assert_eq!(view.peers[0].allowed_ips, ["10.7.1.0/24", "198.51.100.7/32"]);
     });
 }
@@ -200,6 +206,16 @@ fn the_key_is_published_on_the_cilium_node_where_there_is_one() {
         kubectl.apply_object(&node_object(node)).unwrap();
         bed.until_status("published", |status: &Status| status.wireguard.published).await;
         published(cluster, "ciliumnode", &Value::Null).await;
+        mirror_east(bed).await;
+        bed.until("/v1/wireguard", "routed", withheld(&[])).await;
+        let mut neighbour = objects::cilium_node(node);
+        neighbour["metadata"]["name"] = json!("node-2");
+        neighbour["spec"] =
+            json!({"ipam": {"pools": {"allocated": [{"pool": "default", "cidrs": ["10.7.0.0/16"]}]}}});
+        kubectl.apply_object(&neighbour).unwrap();
+        bed.until("/v1/wireguard", "of a pool of node-2", withheld(&["prefix-overlaps-local"])).await;
+        kubectl.delete("", "ciliumnode", "node-2").unwrap();
+        bed.until("/v1/wireguard", "free once the pool is gone", withheld(&[])).await;
         let plain = kubectl.get("", "node", "node-1").unwrap();
         assert!(plain["metadata"]["annotations"][WIREGUARD_KEY_ANNOTATION].is_null());
     });
