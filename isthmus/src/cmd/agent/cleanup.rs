@@ -35,6 +35,7 @@ impl Args {
             } else {
                 "no rules for services were left"
             })?;
+            agent_sync::forget_followed(socket).context("remove what the agent noted for its next start")?;
             match &self.wireguard_interface {
                 Some(name) => remove_interface(name),
                 None => Ok(()),
