@@ -79,8 +79,8 @@ fn serve(ready: &mpsc::Sender<()>, stop: CancellationToken) {
     runtime.block_on(async {
         let mut config = ServerConfig::new(SocketAddr::from(([127, 0, 0, 1], 2379)), None);
         config.limits.bcrypt_cost = 4;
-        // What they expect: tokens that end while they wait, and answers that are cut.
-        config.limits.token_ttl = Duration::from_secs(2);
+        // What they expect: tokens that end while they wait, which is four seconds, and answers that are cut.
+        config.limits.token_ttl = Duration::from_secs(3);
         config.limits.request_bytes = 10_240;
         let server = Server::bind(config, Store::new(StoreConfig::default())).await.unwrap();
         let users = async {

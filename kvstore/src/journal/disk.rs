@@ -96,6 +96,7 @@ pub(crate) fn open(dir: &Path, now: Millis, ids: (u64, u64)) -> Result<Opened, D
         let replayed = replay(&content, sequence, &mut keyspace, &mut auth, now);
         let damaged = |offset| DurableError::Damaged { path: path.clone(), offset };
         let replayed = replayed.map_err(damaged)?;
+        let file = OpenOptions::new().write(true).open(path).map_err(at(path))?;
         if replayed.whole < content.len() {
             // The next one was begun when this one was whole on the disk, unless it could not be begun after all.
             for later in &paths[nth + 1..] {
@@ -105,9 +106,11 @@ pub(crate) fn open(dir: &Path, now: Millis, ids: (u64, u64)) -> Result<Opened, D
             }
             let bytes = content.len() - replayed.whole;
             warn!(path = %path.display(), offset = replayed.whole, bytes, "cut off an entry that was not written to its end");
-            let file = OpenOptions::new().write(true).open(path).map_err(at(path))?;
-            file.set_len(replayed.whole as u64).and_then(|()| file.sync_all()).map_err(at(path))?;
+            file.set_len(replayed.whole as u64).map_err(at(path))?;
         }
+        // A process that was killed in a flush leaves what only the kernel has: from here on it is told, and the next flush
+        // says that all before it is on the disk.
+        file.sync_all().map_err(at(path))?;
         sequence = replayed.sequence;
         last = Some((path.clone(), replayed.whole as u64));
     }
