@@ -42,7 +42,7 @@ pub mod key;
 
 pub use cidr::{Cidr, Mask};
 pub use cluster::{Capabilities, ClusterConfig, ClusterId, ClusterName, LocalCluster, MaxClusters, Peer};
-pub use export::{ClientIpConfig, ExportPort, ServiceExport, SessionAffinityConfig};
+pub use export::{ClientIpConfig, ExportPort, ServiceExport, SessionAffinityConfig, is_dns_label};
 pub use identity::{
     CLUSTER_LABEL, IdentityRange, Label, Labels, NAMESPACE_LABEL, NAMESPACE_LABELS_PREFIX, NumericIdentity,
     SERVICE_ACCOUNT_LABEL, check_cluster_label, decode_identity, identity_key,

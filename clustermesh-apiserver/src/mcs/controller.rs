@@ -13,7 +13,7 @@ use mesh_runtime::{Backoff, Retry, jitter};
 use mesh_types::{ClusterEndpointSlice, ClusterName, ClusterService, Reason, Rejection, ServiceExport};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch as status_channel};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -34,8 +34,8 @@ const PARALLEL: usize = 8;
 const BATCH: usize = 1024;
 /// Waits between questions for the CRDs.
 const CRD_RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
-/// How often to ask for address families: less than a minute. Imports need not wait for a webhook that fails.
-const FAMILY_QUESTIONS: usize = 8;
+/// How long to ask for address families. Imports need not wait for a webhook that fails, or an API server that says nothing.
+const FAMILY_QUESTIONS: Duration = Duration::from_secs(60);
 /// Waits after a request failed, per service.
 const REQUEST_RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(60));
 
@@ -145,7 +145,12 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), kube_watch::ConsumerGone> {
     let Some(version) = stop.run_until_cancelled(served_version(&client)).await else { return Ok(()) };
-    let Some(offered) = stop.run_until_cancelled(offered_families(&client)).await else { return Ok(()) };
+    let offered = timeout(FAMILY_QUESTIONS, offered_families(&client));
+    let Some(offered) = stop.run_until_cancelled(offered).await else { return Ok(()) };
+    let offered = offered.unwrap_or_else(|_elapsed| {
+        warn!("nobody says which address families Services have");
+        Vec::new()
+    });
     let api_version = format!("{GROUP}/{version}");
     info!(api_version, "multi-cluster services API found");
     let mcs = |kind: &str, plural: &str| Resource::new(GROUP, version, kind, plural);
@@ -228,7 +233,7 @@ async fn served_version(client: &Client) -> &'static str {
 }
 
 /// The address families that Services can have here, the default first: those that a Service would get that takes all
-/// there are, which is asked for without being made. None if that is refused or fails; then the derived Services tell.
+/// there are, which is asked for without being made. None if that is refused; then the derived Services tell.
 async fn offered_families(client: &Client) -> Vec<String> {
     let mut retry = REQUEST_RETRY.retry();
     let service = serde_json::json!({
@@ -240,7 +245,7 @@ async fn offered_families(client: &Client) -> Vec<String> {
     let services = Resource::new("", "v1", "Service", "services");
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), "default", services.api());
     let post = PostParams { dry_run: true, ..PostParams::default() };
-    for _attempt in 0..FAMILY_QUESTIONS {
+    loop {
         let asked = async {
             let service = serde_json::from_value(service.clone()).map_err(kube::Error::SerdeError)?;
             api.create(&post, &service).await
@@ -261,8 +266,6 @@ async fn offered_families(client: &Client) -> Vec<String> {
         }
         tokio::time::sleep(retry.next_delay(jitter())).await;
     }
-    warn!("nobody says which address families Services have");
-    Vec::new()
 }
 
 struct Resources {
@@ -515,7 +518,11 @@ async fn request(client: &Client, resources: &Resources, action: Action) -> Resu
         Action::ReplaceStatus(kind, object) => {
             let (namespace, name) = place(&object);
             debug!(?kind, namespace, name, "patch status");
-            let patch = serde_json::json!({"status": object["status"]});
+            let version = &object["metadata"]["resourceVersion"];
+            let mut patch = serde_json::json!({"status": object["status"]});
+            if !version.is_null() {
+                patch["metadata"] = serde_json::json!({"resourceVersion": version});
+            }
             api(kind, &namespace).patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await?;
         }
         Action::Delete(kind, key, uid) => {

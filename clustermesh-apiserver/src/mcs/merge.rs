@@ -131,14 +131,25 @@ impl Merged {
     }
 }
 
-/// The union of ports: no name and no (protocol, number) twice, the older one wins. Says also whether all agree.
+/// The name that a port without one has beside others: a Service with several ports must name each.
+pub(super) fn name_among_others(port: &ExportPort) -> String {
+    if port.name.is_empty() {
+        format!("port-{}-{}", protocol(port).to_ascii_lowercase(), port.port)
+    } else {
+        port.name.clone()
+    }
+}
+
+/// The union of ports: no name (also none that is given here) and no (protocol, number) twice, the older one wins. Says also
+/// whether all agree.
 fn merge_ports(exports: &[&ServiceExport]) -> (Vec<ExportPort>, bool) {
     let mut merged: Vec<ExportPort> = Vec::new();
+    let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
     for port in exports.iter().flat_map(|export| &export.ports) {
-        let taken = |known: &ExportPort| {
-            known.name == port.name || (protocol(known), known.port) == (protocol(port), port.port)
-        };
-        if !merged.iter().any(taken) {
+        let (own, given, number) = (port.name.clone(), name_among_others(port), (protocol(port), port.port));
+        if !names.contains(&own) && !names.contains(&given) && !numbers.contains(&number) {
+            names.extend([own, given]);
+            numbers.insert(number);
             merged.push(ExportPort { protocol: protocol(port).to_owned(), ..port.clone() });
         }
     }
@@ -205,7 +216,9 @@ mod tests {
 
     #[test]
     fn kep1645_port_merge_table() {
-        let cases: [Case; 9] = [
+        let cases: [Case; 11] = [
+            (&["/TCP/80"], &["port-tcp-80/TCP/81"], &["/TCP/80"], true),
+            (&["port-tcp-80/TCP/81"], &["/TCP/80"], &["port-tcp-80/TCP/81"], true),
             (&["http/TCP/80"], &["http/TCP/80"], &["http/TCP/80"], false),
             (&["http/TCP/80"], &["http//80"], &["http/TCP/80"], false),
             (&["http/TCP/80"], &["https/TCP/443"], &["http/TCP/80", "https/TCP/443"], true),

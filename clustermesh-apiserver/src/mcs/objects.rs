@@ -7,7 +7,7 @@ use mesh_types::annotation::GLOBAL;
 use mesh_types::{ClusterName, ExportPort, derived_name};
 use serde_json::{Map, Value, json};
 
-use super::merge::{Merged, protocol};
+use super::merge::{Merged, name_among_others, protocol};
 use super::offer::Backends;
 use super::world::LocalService;
 
@@ -44,7 +44,8 @@ pub(super) enum Kind {
 pub(super) enum Action {
     Create(Kind, Value),
     Replace(Kind, Value),
-    /// Replaces the conditions and the like; the rest of the object is ignored by the server.
+    /// Replaces the conditions and the like, of exactly the version of the object that it names, if any; the rest of it is
+    /// ignored by the server.
     ReplaceStatus(Kind, Value),
     /// Deletes exactly the object of that uid.
     Delete(Kind, ObjectKey, String),
@@ -71,13 +72,9 @@ pub(super) fn has_owner(object: &Value) -> bool {
     owners.is_some_and(|owners| !owners.is_empty())
 }
 
-/// Name of a merged port on the derived Service and in slices: a Service with several ports must name each.
-pub(super) fn port_name(merged: &Merged, port: &ExportPort) -> String {
-    if port.name.is_empty() && merged.ports.len() > 1 {
-        format!("port-{}-{}", protocol(port).to_ascii_lowercase(), port.port)
-    } else {
-        port.name.clone()
-    }
+/// Name of a merged port on the derived Service and in slices.
+fn port_name(merged: &Merged, port: &ExportPort) -> String {
+    if merged.ports.len() > 1 { name_among_others(port) } else { port.name.clone() }
 }
 
 fn port(port: &ExportPort, name: &str) -> Value {
@@ -281,14 +278,15 @@ pub(super) fn imported_slices(
 ) -> Vec<Value> {
     type Ports<'a> = Vec<(&'a str, &'a str, u16)>;
     let mut groups: BTreeMap<(&'static str, Ports<'_>), Vec<Value>> = BTreeMap::new();
-    let offered = |name: &str, sort: &str| {
-        merged.ports.iter().any(|port| port_name(merged, port) == name && protocol(port) == sort)
-    };
+    let offered: BTreeSet<(String, &str)> =
+        merged.ports.iter().map(|port| (port_name(merged, port), protocol(port))).collect();
     for (address, ports) in &backends.ports {
         let family = family(address);
         let ports: Ports<'_> = ports
             .iter()
-            .filter(|(name, port)| port.port > 0 && offered(name, &port.protocol))
+            .filter(|(name, port)| {
+                port.port > 0 && offered.contains(&((*name).clone(), port.protocol.as_str()))
+            })
             .map(|(name, port)| (name.as_str(), port.protocol.as_str(), port.port))
             .collect();
         let wanted = merged.families.is_empty() || merged.families.iter().any(|allowed| allowed == family);

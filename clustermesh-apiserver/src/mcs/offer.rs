@@ -1,8 +1,11 @@
 //! What other clusters offer of derived Services, in either format.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
-use mesh_types::{ClusterEndpointSlice, ClusterName, ClusterService, L4Addr, PortMap};
+use mesh_types::{
+    ClusterEndpointSlice, ClusterName, ClusterService, L4Addr, PortMap, Reason, Rejection, is_dns_label,
+};
 
 use super::world::ServiceKey;
 
@@ -96,6 +99,49 @@ impl Offers {
 
 fn is_derived(service: &str) -> bool {
     service.starts_with("derived-")
+}
+
+/// Whether an EndpointSlice of Kubernetes may have the address. An IPv4 address in the clothes of IPv6 has no family there.
+///
+/// Source: Kubernetes `core/validation/validation.go`, *ValidateEndpointIP*.
+fn is_usable(address: IpAddr) -> bool {
+    let own = address.is_unspecified() || address.is_loopback();
+    let of_a_link = match address {
+        IpAddr::V4(address) => address.is_link_local() || address.octets()[..3] == [224, 0, 0],
+        IpAddr::V6(address) => {
+            let is_multicast = address.segments()[0] & 0xff0f == 0xff02;
+            address.is_unicast_link_local() || is_multicast || address.to_ipv4_mapped().is_some()
+        }
+    };
+    !own && !of_a_link
+}
+
+impl Backends {
+    /// Takes away what would keep the API server from accepting the slice that it is in, with all others in there: addresses
+    /// that no endpoint may have, and host names that are none. Returns what that was.
+    pub(super) fn drop_unusable(&mut self, cluster: &ClusterName) -> Vec<Rejection> {
+        let mut dropped = Vec::new();
+        let mut drop_from = |reason, all: usize, what: &str, first: Option<String>| {
+            if let Some(first) = first {
+                let detail = format!("{all} backends of {cluster} have {what}, such as {first}");
+                dropped.push(Rejection::new(reason, detail));
+            }
+        };
+        let bad = |address: &str| !address.parse().is_ok_and(is_usable);
+        let addresses: Vec<_> = self.ports.keys().filter(|address| bad(address)).cloned().collect();
+        self.ports.retain(|address, _| !bad(address));
+        self.hostnames.retain(|address, _| self.ports.contains_key(address));
+        let what = "an address that no endpoint may have";
+        drop_from(Reason::AddressInvalid, addresses.len(), what, addresses.into_iter().next());
+        let (usable, hostnames) = std::mem::take(&mut self.hostnames)
+            .into_iter()
+            .partition(|(_, hostname): &(String, String)| is_dns_label(hostname));
+        self.hostnames = usable;
+        let hostnames: BTreeMap<String, String> = hostnames;
+        let first = hostnames.keys().next().cloned();
+        drop_from(Reason::FieldInvalid, hostnames.len(), "a host name that is no DNS label", first);
+        dropped
+    }
 }
 
 impl Offer {
@@ -218,6 +264,44 @@ mod tests {
         assert_eq!(offered(&offers), []);
         assert_eq!(offers.set_slice(&east(), &key("a"), None), concerned(&["derived-cd"]));
         assert!(offers.of.is_empty() && offers.slices.is_empty(), "{offers:?}");
+    }
+
+    #[test]
+    fn what_no_endpoint_may_have_goes_and_is_counted() {
+        let names = ["cart-0", "Cart 0", ""];
+        let addresses = ["10.0.0.1", "10.0.0.2", "fd00::1"];
+        let bad = [
+            "0.0.0.0",
+            "127.0.0.1",
+            "169.254.169.254",
+            "224.0.0.7",
+            "::",
+            "::1",
+            "fe80::1",
+            "ff02::1",
+            "ff12::1",
+            "::ffff:10.0.0.1",
+        ];
+        let mut backends = Backends::default();
+        for address in addresses.iter().chain(&bad) {
+            backends.ports.insert((*address).to_owned(), PortMap::new());
+        }
+        for (address, name) in addresses.iter().zip(names) {
+            backends.hostnames.insert((*address).to_owned(), name.to_owned());
+        }
+        backends.hostnames.insert("127.0.0.1".to_owned(), "Also Bad".to_owned());
+        let dropped = backends.drop_unusable(&east());
+        assert_eq!(backends.ports.keys().collect::<Vec<_>>(), addresses.iter().collect::<Vec<_>>());
+        assert_eq!(
+            backends.hostnames.into_iter().collect::<Vec<_>>(),
+            [("10.0.0.1".to_owned(), "cart-0".to_owned())]
+        );
+        let [addresses, hostnames] = dropped.as_slice() else { panic!("{dropped:?}") };
+        assert_eq!((addresses.reason, hostnames.reason), (Reason::AddressInvalid, Reason::FieldInvalid));
+        let wanted = "10 backends of east have an address that no endpoint may have, such as 0.0.0.0";
+        assert_eq!(addresses.detail, wanted);
+        let wanted = "2 backends of east have a host name that is no DNS label, such as 10.0.0.2";
+        assert_eq!(hostnames.detail, wanted);
     }
 
     #[test]

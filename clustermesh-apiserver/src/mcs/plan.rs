@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube_watch::ObjectKey;
 use mesh_types::annotation::GLOBAL;
-use mesh_types::{ClusterName, Reason, Rejection, ServiceExport, derived_name};
+use mesh_types::{ClusterName, Reason, Rejection, ServiceExport, derived_name, is_dns_label};
 use serde_json::{Value, json};
 
 use super::merge::{Conflict, Merged, merge};
@@ -75,10 +75,15 @@ impl Plan {
     }
 
     /// Leaves what a Service can be made of. An export that has no such port (or none at all, which only headless Services
-    /// may) counts as none.
+    /// may), or a name that no Service can have, counts as none.
     fn usable(&mut self, exports: &mut BTreeMap<ClusterName, ServiceExport>) {
         exports.retain(|cluster, export| {
-            self.withheld.extend(export.drop_unusable_ports());
+            if !is_dns_label(&export.name) {
+                let what = format!("the export of {cluster} has a name that no Service can have");
+                self.withhold(Reason::FieldInvalid, what);
+                return false;
+            }
+            self.withheld.extend(export.drop_unusable());
             let usable = !export.ports.is_empty() || export.service_type == "Headless";
             if !usable {
                 self.withhold(Reason::FieldMissing, format!("the export of {cluster} has no usable ports"));
@@ -121,7 +126,7 @@ impl Plan {
         if all_read {
             wanted["clusters"] = objects::clusters(&others);
         }
-        self.status(Kind::Import, "ServiceImport", key, api_version, &import["status"], &wanted);
+        self.status(Kind::Import, key, api_version, None, (&import["status"], &wanted));
     }
 
     fn delete_slice(&mut self, derived: &ObjectKey, name: &str, slice: &LocalSlice) {
@@ -212,7 +217,7 @@ impl Plan {
             "clusters": objects::clusters(&merged.clusters),
             "conditions": conditions(&[condition], observed_conditions(import), now),
         });
-        self.status(Kind::Import, "ServiceImport", key, api_version, &import["status"], &status);
+        self.status(Kind::Import, key, api_version, None, (&import["status"], &status));
     }
 
     /// The derived Service and the copies of local slices that belong to it.
@@ -251,12 +256,12 @@ impl Plan {
         let others = world.offers.of(&derived);
         let others =
             others.filter(|(cluster, _)| **cluster != world.cluster && merged.clusters.contains(*cluster));
-        let imported = others.flat_map(|(cluster, backends)| {
-            objects::imported_slices(key, merged, cluster, &backends, uid(whole))
-        });
-        slices.extend(
-            imported.map(|slice| (slice["metadata"]["name"].as_str().unwrap_or_default().to_owned(), slice)),
-        );
+        for (cluster, mut backends) in others {
+            self.withheld.extend(backends.drop_unusable(cluster));
+            let imported = objects::imported_slices(key, merged, cluster, &backends, uid(whole));
+            let name = |slice: &Value| slice["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            slices.extend(imported.into_iter().map(|slice| (name(&slice), slice)));
+        }
         self.slices(world, &derived, slices);
     }
 
@@ -305,14 +310,14 @@ impl Plan {
         }
     }
 
+    /// Makes the observed status of an import or export the wanted one; of exactly this version of the object, if one is given.
     fn status(
         &mut self,
         kind: Kind,
-        word: &str,
         key: &ServiceKey,
         api_version: &str,
-        observed: &Value,
-        wanted: &Value,
+        version: Option<&str>,
+        (observed, wanted): (&Value, &Value),
     ) {
         if covers(observed, wanted) {
             return;
@@ -321,8 +326,8 @@ impl Plan {
             kind,
             json!({
                 "apiVersion": api_version,
-                "kind": word,
-                "metadata": {"namespace": &*key.namespace, "name": &*key.name},
+                "kind": if kind == Kind::Export { "ServiceExport" } else { "ServiceImport" },
+                "metadata": {"namespace": &*key.namespace, "name": &*key.name, "resourceVersion": version},
                 "status": overlay(observed, wanted),
             }),
         ));
@@ -366,7 +371,9 @@ impl Plan {
         }
         let observed = json!({"conditions": export.conditions});
         let status = json!({"conditions": merged_conditions(export, &wanted, now)});
-        self.status(Kind::Export, "ServiceExport", key, api_version, &observed, &status);
+        // Others write conditions there, too: what was written meanwhile is not lost.
+        let version = Some(export.resource_version.as_str()).filter(|version| !version.is_empty());
+        self.status(Kind::Export, key, api_version, version, (&observed, &status));
     }
 }
 

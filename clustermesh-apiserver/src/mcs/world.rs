@@ -60,7 +60,7 @@ pub(super) struct LocalExport {
     pub(super) created: String,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) annotations: BTreeMap<String, String>,
-    pub(super) generation: i64,
+    pub(super) resource_version: String,
     /// Conditions as they stand.
     pub(super) conditions: Vec<Value>,
     pub(super) deleting: bool,
@@ -101,7 +101,7 @@ pub(super) struct LocalSlice {
 struct Meta {
     creation_timestamp: Option<String>,
     deletion_timestamp: Option<String>,
-    generation: i64,
+    resource_version: String,
     labels: Option<BTreeMap<String, String>>,
     annotations: Option<BTreeMap<String, String>>,
 }
@@ -144,7 +144,7 @@ pub(super) fn decode_export(raw: &RawObject<'_>) -> Result<LocalExport, DecodeEr
         created: metadata.creation_timestamp.unwrap_or_default(),
         labels: spec.exported_labels.unwrap_or_default(),
         annotations: spec.exported_annotations.unwrap_or_default(),
-        generation: metadata.generation,
+        resource_version: metadata.resource_version,
         conditions: status.unwrap_or_default().conditions,
         deleting: metadata.deletion_timestamp.is_some(),
     })

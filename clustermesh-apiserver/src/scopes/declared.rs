@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mesh_types::{ClusterName, Labels, Resource};
+use mesh_types::{ClusterName, Labels, Resource, is_dns_label};
 use serde::Deserialize;
 
 use super::selector::Selector;
@@ -214,12 +214,6 @@ impl Attached<'_> {
             }
         }
     }
-}
-
-/// RFC 1123.
-fn is_dns_label(name: &str) -> bool {
-    let inner = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-    inner && (1..=63).contains(&name.len()) && !name.starts_with('-') && !name.ends_with('-')
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ battery! {
     mcs::exports_of_all_clusters_become_one_import_with_an_address_and_slices,
     mcs::an_import_has_the_families_that_the_exports_and_this_cluster_have,
     mcs::a_peer_that_has_endpoint_slices_alone_is_imported_with_its_backends,
-    mcs::a_bad_port_of_a_peer_is_left_out_of_an_import_that_the_api_server_accepts,
+    mcs::what_no_object_can_have_is_left_out_of_an_import_that_the_api_server_accepts,
     mcs::disagreements_show_on_the_export_and_go_with_their_cause,
     mcs::who_takes_over_writes_nothing_anew_and_removes_what_is_withdrawn,
     mcs::a_namespace_that_does_not_take_part_or_is_going_gets_nothing,

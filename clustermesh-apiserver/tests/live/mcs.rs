@@ -18,7 +18,7 @@ use crate::bench::Bench;
 use crate::export::{namespace, service, slice};
 
 /// What does not come within this does not come.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The controllers of one replica.
 struct Controllers {
@@ -366,7 +366,7 @@ pub(crate) async fn an_import_has_an_address_of_each_family_in_the_order_of_the_
 }
 
 /// What Cilium would hand on to the API server, which would refuse the import for it.
-pub(crate) async fn a_bad_port_of_a_peer_is_left_out_of_an_import_that_the_api_server_accepts(
+pub(crate) async fn what_no_object_can_have_is_left_out_of_an_import_that_the_api_server_accepts(
     bench: Bench,
 ) -> Result<()> {
     definitions(&bench).await?;
@@ -386,12 +386,24 @@ pub(crate) async fn a_bad_port_of_a_peer_is_left_out_of_an_import_that_the_api_s
         port("http", "TCP", 82, ""),
         port("app", "TCP", 83, "not a name"),
     ]);
-    controllers.tell([RemoteEvent::Exported { cluster, export }, RemoteEvent::Read(east())]).await?;
+    let pairs =
+        |pairs: [(&str, &str); 2]| pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    export.labels = pairs([("team", "shop"), ("no key", "x")]);
+    export.annotations = pairs([("Example.org/Note", "any text"), ("a/b/c", "x")]);
+    let events = [
+        RemoteEvent::Exported { cluster, export },
+        offered(&["10.2.0.1", "169.254.169.254", "::ffff:10.2.0.2"]),
+        RemoteEvent::Read(east()),
+    ];
+    controllers.tell(events).await?;
     let ready = |import: &Value| condition(import, "Ready").0 == "True";
     let import = bench.until_object("ServiceImport", "shop", "cart", ready).await?;
+    assert_eq!(import["metadata"]["labels"], json!({"team": "shop"}));
+    assert_eq!(import["metadata"]["annotations"]["Example.org/Note"], "any text");
+    until_backends(&bench, &[("east", "10.2.0.1")]).await?;
     let ports = json!([{"name": "http", "port": 80, "protocol": "TCP"}, {"name": "app", "port": 83, "protocol": "TCP"}]);
     assert_eq!(import["spec"]["ports"], ports);
-    let named = |status: &mcs::Status| status.withheld.get("shop/cart").is_some_and(|rows| rows.len() == 5);
+    let named = |status: &mcs::Status| status.withheld.get("shop/cart").is_some_and(|rows| rows.len() == 8);
     controllers.until("a reason for each field", named).await?;
     controllers.until("no failure", |status| status.failing.is_empty()).await?;
 

@@ -47,7 +47,7 @@ fn local_export() -> LocalExport {
         created: "2026-01-05T08:30:30Z".to_owned(),
         labels: BTreeMap::new(),
         annotations: BTreeMap::new(),
-        generation: 1,
+        resource_version: "7".to_owned(),
         conditions: Vec::new(),
         deleting: false,
     }
@@ -134,6 +134,7 @@ fn carry_out(world: &mut World, action: Action) {
         }
         Action::ReplaceStatus(_export, object) => {
             let key = key_of(&object);
+            assert_eq!(object["metadata"]["resourceVersion"], "7", "what others write meanwhile is not lost");
             let mut export = world.exports[&key].clone();
             export.conditions = object["status"]["conditions"].as_array().unwrap().clone();
             world.set_export(key, Some(export));
