@@ -45,7 +45,7 @@ impl Bed {
     fn start_on(store: Arc<Store>, text: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("users.yaml");
-        let bed = Self { store, file, _dir: dir, tasks: Supervisor::new(Duration::from_secs(1)) };
+        let bed = Self { store, file, _dir: dir, tasks: Supervisor::new(Duration::from_secs(60)) };
         bed.write(text);
         let users = Arc::new(bed.store.client());
         keep_users(users, Some(bed.file.clone()), None, local(), &bed.tasks.spawner());

@@ -21,7 +21,7 @@ use crate::lite::Lite;
 use crate::server::ApiServer;
 
 /// What does not come within this does not come.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Kinds that the tests make: group, version, plural.
 const KINDS: [(&str, &str, &str, &str); 13] = [
@@ -123,7 +123,7 @@ impl Bench {
 
     /// Starts an exporter into `store`.
     pub(crate) fn export(&self, config: Config, store: &EmbeddedClient) -> Result<Running> {
-        let (tasks, readiness) = (Supervisor::new(Duration::from_secs(10)), Readiness::new());
+        let (tasks, readiness) = (Supervisor::new(PATIENCE), Readiness::new());
         let store = Arc::new(store.clone());
         let mut metrics = Registry::default();
         let (kube, spawner) = (self.kube.clone(), tasks.spawner());

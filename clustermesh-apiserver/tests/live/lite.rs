@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kube_lite::{Config, Server, Tls, Token};
@@ -60,10 +61,17 @@ impl Lite {
         self.tasks.shutdown().await;
     }
 
-    /// Starts it again.
+    /// Starts it again. A connection to elsewhere may have the port for a while.
     pub(crate) async fn restart(&mut self) -> Result<()> {
-        let listener = TcpListener::bind(("127.0.0.1", self.port)).await.context("listen again")?;
-        self.serve(listener).await
+        let mut bound = TcpListener::bind(("127.0.0.1", self.port)).await;
+        for _attempt in 0..600 {
+            if bound.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            bound = TcpListener::bind(("127.0.0.1", self.port)).await;
+        }
+        self.serve(bound.context("listen again")?).await
     }
 
     async fn serve(&mut self, listener: TcpListener) -> Result<()> {

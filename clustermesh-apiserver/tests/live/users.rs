@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 /// What does not come within this does not come.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 struct Etcd {
     dir: TempDir,
@@ -32,7 +32,10 @@ impl Etcd {
             tokio::select! {
                 answered = tokio::time::timeout(PATIENCE, answers) => {
                     answered.context("etcd does not answer")?;
-                    return Ok(etcd);
+                    // Else it is somebody else's that has the port.
+                    if etcd.process.try_wait()?.is_none() {
+                        return Ok(etcd);
+                    }
                 }
                 ended = etcd.process.wait() => drop(ended?),
             }
@@ -69,7 +72,7 @@ impl Etcd {
 /// Who keeps users as `text` says, from now on.
 fn keep(etcd: &Etcd, file: &Path, text: &str) -> Result<Supervisor> {
     std::fs::write(file, text)?;
-    let tasks = Supervisor::new(Duration::from_secs(10));
+    let tasks = Supervisor::new(PATIENCE);
     let users = Arc::new(etcd.client()?);
     keep_users(users, Some(file.to_owned()), None, "west".parse()?, &tasks.spawner());
     Ok(tasks)

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use e2e::{Authority, Process, tool};
 use tempfile::TempDir;
 
@@ -23,6 +24,13 @@ struct Real {
 /// The administrator's kubeconfig.
 pub(crate) fn kubeconfig() -> PathBuf {
     static REAL: OnceLock<Real> = OnceLock::new();
+    let start = || loop {
+        match start() {
+            // Another program took a port that was free just before.
+            Err(error) if format!("{error:#}").contains("address already in use") => {}
+            started => return started.unwrap_or_else(|error| panic!("{error:#}")),
+        }
+    };
     REAL.get_or_init(start).kubeconfig.clone()
 }
 
@@ -37,13 +45,13 @@ pub(crate) fn program(name: &str) -> PathBuf {
     path
 }
 
-fn start() -> Real {
+fn start() -> Result<Real> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
     let authority = Authority::new(&path.join("pki")).unwrap();
     let serving = authority.server("apiserver", &["127.0.0.1", "localhost"]).unwrap();
     let (verify, sign) = authority.bare_keys("service-accounts").unwrap();
-    // Bound together, so that they differ; whoever takes one in between makes the server fail loudly.
+    // Bound together, so that they differ.
     let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let ports: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
     drop(listeners);
@@ -82,10 +90,10 @@ fn start() -> Real {
     );
     let url = format!("https://127.0.0.1:{}", ports[2]);
     let kubeconfig = write_kubeconfig(&authority, path, &url).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(90);
+    let deadline = Instant::now() + Duration::from_secs(240);
     loop {
-        etcd.ensure_running().unwrap();
-        apiserver.ensure_running().unwrap();
+        etcd.ensure_running()?;
+        apiserver.ensure_running()?;
         let ready = TcpStream::connect(("127.0.0.1", ports[2])).is_ok()
             && Command::new(program("kubectl"))
                 .arg(format!("--kubeconfig={}", kubeconfig.display()))
@@ -93,7 +101,7 @@ fn start() -> Real {
                 .output()
                 .is_ok_and(|output| output.stdout == b"ok");
         if ready {
-            return Real { kubeconfig, _apiserver: apiserver, _etcd: etcd, _dir: dir };
+            return Ok(Real { kubeconfig, _apiserver: apiserver, _etcd: etcd, _dir: dir });
         }
         assert!(Instant::now() < deadline, "the API server is not ready in time");
         std::thread::sleep(Duration::from_millis(100));

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use server::ApiServer;
 
 /// What waits for the server gives up after this.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 struct Running {
     events: Receiver<Event<String>>,

@@ -284,7 +284,7 @@ fn a_tree_holds_what_is_in_its_scope_and_nothing_else() {
     let _inside = runtime.enter();
     let steps =
         (prop::collection::vec(happening(), 0..12), prop::collection::vec(happening(), 1..40), 0..40usize);
-    let mut runner = TestRunner::new(ProptestConfig::with_cases(96));
+    let mut runner = TestRunner::new(ProptestConfig::default());
     let ran = runner.run(&steps, |(before, after, declared_at)| {
         let mut bed = Bed::new();
         before.into_iter().for_each(|happening| bed.happen(happening));
