@@ -188,6 +188,8 @@ where
                     step = next;
                     continue;
                 }
+                // The consumer stops by the same token, and may be faster.
+                Err(Failure::ConsumerGone) if stop.is_cancelled() => return Ok(()),
                 Err(Failure::ConsumerGone) => return Err(ConsumerGone),
                 Err(Failure::Watch(error)) => error,
             };

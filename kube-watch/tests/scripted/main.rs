@@ -346,6 +346,19 @@ async fn the_watch_ends_with_its_token_and_reports_a_consumer_that_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_consumer_that_stops_before_the_watch_does_is_no_failure() {
+    let answer = Answer::ok(list(7, None, &[object("a", 1, "1"), object("b", 2, "2")]));
+    let script = Script::new([answer, Answer::lines([])]);
+    let options = WatchOptions { capacity: 1, ..WatchOptions::default() };
+    let mut running = run_with(&script, things(), options);
+    // Time goes on once the watch waits for room for its second event.
+    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    running.stop.cancel();
+    drop(running.events);
+    assert_eq!(running.task.join_next().await.unwrap().unwrap(), Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_channel_holds_the_watch_back_and_loses_nothing() {
     let items: Vec<_> = (0..50).map(|i| object(&format!("o{i:02}"), i + 1, &i.to_string())).collect();
     let script = Script::new([Answer::ok(list(99, None, &items)), Answer::lines([])]);
