@@ -8,12 +8,13 @@ use crate::daemon::{self, DaemonArgs, Spec};
 use crate::evidence::kube::Api;
 use crate::exit::{Exit, Usage};
 use crate::manifest;
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use kube_lite::{Config, Server, Tls};
 use kvstore::{Store, StoreConfig};
 use serde_json::json;
 use std::convert::Infallible;
+use std::fs::{self, TryLockError};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +25,8 @@ const SPEC: Spec = Spec { name: "kube-lite", metrics_prefix: "isthmus_kube_lite"
 
 /// File of the administrator's kubeconfig.
 const KUBECONFIG: &str = "kubeconfig";
+/// File that is locked while a server uses the directory. It is never deleted: whoever made it anew would hold another lock.
+const LOCK: &str = "kube-lite.lock";
 /// How long certificates are valid; those of the server and of the administrator are issued anew with each start.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const CA_VALID_FOR: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -77,6 +80,7 @@ impl Args {
         };
         let service_cidrs = self.service_cidr.iter().map(parse).collect::<anyhow::Result<Vec<_>>>()?;
         let objects = manifest::read(&self.manifest)?;
+        let _held = hold(&self.dir)?;
         daemon::run(&SPEC, &self.daemon, async |daemon| {
             let listener = mesh_runtime::bind("kube-lite", self.listen).await?;
             let address = listener.local_addr().context("read the listener's address")?;
@@ -130,6 +134,24 @@ impl Args {
     }
 }
 
+/// The directory for one server alone, as long as the file is open: a second one would replace the kubeconfig of the first.
+fn hold(dir: &Path) -> anyhow::Result<fs::File> {
+    fs::create_dir_all(dir).with_context(|| format!("make the directory {}", dir.display()))?;
+    let path = dir.join(LOCK);
+    let opened = fs::File::options().create(true).truncate(false).write(true).open(&path);
+    let file = opened.with_context(|| format!("open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!(
+                "--dir {} is in use by another kube-lite: stop that one first, or take another directory",
+                dir.display()
+            )
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", path.display())),
+    }
+}
+
 /// The CA of the directory with its certificate, made if there is none.
 fn authority(dir: &Path, now: SystemTime) -> anyhow::Result<(String, Authority)> {
     if !dir.join(CA_CERTIFICATE).exists() && !dir.join(CA_KEY).exists() {
@@ -167,13 +189,23 @@ fn kubeconfig(url: &str, ca: &str, admin: &Issued) -> serde_json::Value {
 mod tests {
     use super::*;
     use clap::Parser;
-    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     #[derive(Parser)]
     struct Cli {
         #[command(flatten)]
         args: Args,
+    }
+
+    #[test]
+    fn a_directory_is_for_one_server_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("made");
+        let first = hold(&path).unwrap();
+        let refused = hold(&path).unwrap_err().to_string();
+        assert!(refused.contains("is in use by another kube-lite"), "{refused}");
+        drop(first);
+        hold(&path).unwrap();
     }
 
     #[test]
