@@ -17,6 +17,9 @@ use crate::{Exec, NetNs, Process};
 /// Where the last packet of a capture goes: to all hosts of the link, and none listens.
 const LAST: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(224, 0, 0, 1)), 9);
 
+/// How long tcpdump may take to begin, to see what passed, and to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A capture under way.
 #[derive(Debug)]
 pub struct Capture<'a> {
@@ -51,7 +54,7 @@ impl<'a> Capture<'a> {
             if filter.is_empty() { String::new() } else { format!("({filter}) or dst host {}", LAST.ip()) },
         );
         let mut tcpdump = Process::start("tcpdump", command, Some(netns), &log)?;
-        poll(Duration::from_secs(10), || {
+        poll(PATIENCE, || {
             tcpdump.ensure_running()?;
             ensure!(tail(&log, 10).contains("listening on"), "tcpdump does not listen yet");
             Ok(())
@@ -66,12 +69,12 @@ impl<'a> Capture<'a> {
     pub fn stop(mut self) -> Result<Captured> {
         // When it is told to end, tcpdump leaves unread what the kernel still keeps for it.
         let last = format!("the last packet in {}", self.file.display());
-        poll(Duration::from_secs(10), || {
+        poll(PATIENCE, || {
             self.netns.enter(|| self.send(&last))??;
             ensure!(contains(&fs::read(&self.file)?, &last), "not all packets were seen yet");
             Ok(())
         })?;
-        let status = self.tcpdump.stop(Duration::from_secs(10))?;
+        let status = self.tcpdump.stop(PATIENCE)?;
         ensure!(status.success() || died_of(status, libc::SIGTERM), "tcpdump ended with {status}");
         let lines = Exec::new("tcpdump", None).args(["-Z", "root", "-nn", "-r"]).arg(&self.file);
         let lines = lines.arg(format!("not dst host {}", LAST.ip())).stdout()?;

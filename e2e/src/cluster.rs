@@ -344,7 +344,7 @@ fn define(kubectl: &Kubectl, directories: &[&str]) -> Result<()> {
         kubectl.apply_path(&root.join(directory)).context("install the custom resources")?;
     }
     if !directories.is_empty() {
-        kubectl.run(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"])?;
+        kubectl.run(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=120s"])?;
     }
     Ok(())
 }

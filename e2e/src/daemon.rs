@@ -13,10 +13,10 @@ use crate::tools::isthmus;
 use crate::{Exec, Host, Process, Signal};
 
 /// How long a daemon may take from its start until it says that it is ready.
-const READY_PATIENCE: Duration = Duration::from_secs(30);
+const READY_PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long a daemon may take to end when asked.
-const STOP_PATIENCE: Duration = Duration::from_secs(15);
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Which daemon to start, and how.
 #[derive(Clone, Debug)]
@@ -146,7 +146,7 @@ impl Daemon {
     /// Waits until `/readyz` says yes.
     ///
     /// # Errors
-    /// If it ends before, or is not ready within 30 s; what `/readyz` said is in the error.
+    /// If it ends before, or is not ready in time; what `/readyz` said is in the error.
     pub fn wait_ready(&mut self) -> Result<()> {
         let health = self.spec.health.context("the test did not say where /readyz is")?;
         let ready = poll(READY_PATIENCE, || {
@@ -172,7 +172,7 @@ impl Daemon {
     /// Asks it to end (SIGTERM), and waits.
     ///
     /// # Errors
-    /// If it had ended, or must be killed after 15 s.
+    /// If it had ended, or must be killed since it does not end.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         self.process.stop(STOP_PATIENCE)
     }

@@ -41,7 +41,7 @@ impl Etcdctl {
 
     /// `etcdctl` with its credentials, for arguments of any kind.
     pub fn exec(&self) -> Exec {
-        let exec = self.netns.exec(&self.program).args(["--dial-timeout=3s", "--command-timeout=5s"]);
+        let exec = self.netns.exec(&self.program).args(["--dial-timeout=15s", "--command-timeout=15s"]);
         let exec = exec.args(["--endpoints", &self.endpoint]).arg("--cacert").arg(&self.authority);
         match &self.client {
             Some(client) => exec.arg("--cert").arg(&client.certificate).arg("--key").arg(&client.key),
@@ -131,7 +131,7 @@ impl MeshEtcd {
         host.diary().record_log(&format!("{}: mesh-etcd", host.name()), &log);
         let mut process = Process::start("mesh-etcd", command, Some(host.netns()), &log)?;
         let witness = Etcdctl::new(host.netns(), &endpoint, authority, Some(client))?;
-        poll(Duration::from_secs(30), || {
+        poll(Duration::from_secs(120), || {
             process.ensure_running()?;
             witness.run(&["endpoint", "health"])
         })

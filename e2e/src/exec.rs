@@ -33,9 +33,9 @@ pub struct Output {
 }
 
 impl Exec {
-    /// `program` in the namespace of this process, or in `netns`; it is killed if it takes more than 30 s.
+    /// `program` in the namespace of this process, or in `netns`; it is killed if it takes more than two minutes.
     pub fn new(program: impl AsRef<OsStr>, netns: Option<&NetNs>) -> Self {
-        let within = Duration::from_secs(30);
+        let within = Duration::from_secs(120);
         Self { command: Command::new(program), netns: netns.cloned(), stdin: Vec::new(), within }
     }
 

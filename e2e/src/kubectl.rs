@@ -1,7 +1,6 @@
 //! `kubectl` against one cluster of the bed.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -29,7 +28,7 @@ impl Kubectl {
             .exec(&self.program)
             .env("KUBECONFIG", &self.kubeconfig)
             .env("KUBECACHEDIR", &self.cache)
-            .arg("--request-timeout=10s")
+            .arg("--request-timeout=30s")
     }
 
     /// `kubectl <args…>`, and what it printed.
@@ -71,7 +70,7 @@ impl Kubectl {
     /// As [`Kubectl::apply`].
     pub fn apply_path(&self, path: &Path) -> Result<()> {
         let exec = self.exec().args(["apply", "--server-side", "--force-conflicts", "-f"]).arg(path);
-        exec.within(Duration::from_secs(60)).stdout().map(drop)
+        exec.stdout().map(drop)
     }
 
     fn apply_with(&self, options: &[&str], objects: &str) -> Result<()> {

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{NetNs, sys};
 
 /// How long a killed process may take to be gone.
-const KILL_GRACE: Duration = Duration::from_secs(10);
+const KILL_GRACE: Duration = Duration::from_secs(60);
 
 /// What [`Process::signal`] sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

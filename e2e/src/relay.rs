@@ -12,7 +12,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::bed::poll;
 use crate::{Cluster, Daemon, DaemonSpec, Host, tool};
+
+/// How long `kubectl proxy` may take until it listens.
+const PROXY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a held write looks whether its client still waits.
 const LOOK: Duration = Duration::from_millis(50);
@@ -56,7 +60,11 @@ impl Relay {
             .args(["proxy", "--address=127.0.0.1"])
             .arg(format!("--port={}", upstream.port()))
             .env("KUBECONFIG", cluster.kubeconfig());
-        let proxy = host.daemon(proxy)?;
+        let mut proxy = host.daemon(proxy)?;
+        poll(PROXY_PATIENCE, || {
+            proxy.process().ensure_running()?;
+            host.netns().enter(|| TcpStream::connect(upstream))?.context("kubectl proxy does not listen yet")
+        })?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let listener = host.netns().enter(|| TcpListener::bind(address))?.context("bind")?;
         let state = Arc::new(State {

@@ -252,16 +252,15 @@ fn values_that_break_a_rule_are_skipped(mesh: &Mesh<'_>, peer: &Peer) {
         ensure!(wrong.is_empty() && found.len() == expected.len(), "{wrong:#?} in {rejected:#}");
         Ok(())
     });
-    let log = west.log(Part::Agent(0)).unwrap();
     for (kind, key, _value, reason) in &cases {
         let (of_kind, of_key) = (format!("kind=\"{kind}\""), format!("{}\" ", short(key)));
-        let warned = log.lines().filter(|line| {
-            line.contains("WARN")
-                && line.contains(reason)
-                && line.contains(&of_kind)
-                && line.contains(&of_key)
+        bed.eventually(&format!("{key} is on one line of the log"), SOON, || {
+            let log = west.log(Part::Agent(0))?;
+            let all = ["WARN", reason, &of_kind, &of_key];
+            let warned = log.lines().filter(|line| all.iter().all(|part| line.contains(part))).count();
+            ensure!(warned == 1, "on {warned}:\n{log}");
+            Ok(())
         });
-        assert_eq!(warned.count(), 1, "{key} is on one line of the log:\n{log}");
         bed.eventually(&format!("{reason} is counted"), SOON, || {
             let labels = ["target_cluster=\"east\"", &format!("reason=\"{reason}\"")];
             let counted = west.metric(Part::Agent(0), "clustermesh_rejected_values_total", &labels)?;

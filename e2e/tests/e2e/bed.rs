@@ -12,7 +12,7 @@ use anyhow::{Result, bail, ensure};
 use e2e::{Authority, Bed, ClusterSpec, DaemonSpec, Etcdctl, MeshEtcd, NetNs, Signal, objects, tool};
 use serde_json::json;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(120);
 
 /// Clusters without an API: they start at once.
 fn machines(name: &str, clusters: &[&str]) -> Bed {
@@ -221,7 +221,7 @@ fn pods_of_two_nodes_talk_once_there_are_routes() {
     assert_eq!(client.http_get((server.address(), 8080)).unwrap(), "us-east/server");
     assert_eq!(client.http_get((server.address6(), 8080)).unwrap(), "us-east/server");
     let url = format!("http://{}:8080/", server.address());
-    assert_eq!(client.exec("curl").args(["-sS", "-m5", &url]).stdout().unwrap(), "us-east/server");
+    assert_eq!(client.exec("curl").args(["-sS", "-m60", &url]).stdout().unwrap(), "us-east/server");
     let captured = capture.stop().unwrap();
     assert!(captured.carries("us-east/server"), "in plain text: {:#?}", captured.packets);
     assert!(!captured.carries("prod-eu/neighbour"));
@@ -232,7 +232,7 @@ fn pods_of_two_nodes_talk_once_there_are_routes() {
     us.host().unplug().unwrap();
     assert!(client.http_get((server.address(), 8080)).is_err(), "the cable is out");
     us.host().plug_in().unwrap();
-    assert_eq!(client.http_get((server.address(), 8080)).unwrap(), "us-east/server");
+    bed.eventually("the cable is in again", SOON, || client.http_get((server.address(), 8080)));
 
     drop(remote);
     let refused = client.http_get((server.address(), 8080)).unwrap_err();
@@ -303,8 +303,8 @@ fn a_program_that_takes_too_long_is_killed() {
     let bed = machines("slow", &["prod-eu"]);
     let mark = bed.dir().join("slow");
     let exec = bed.cluster("prod-eu").host().exec("sh").args(["-c", "echo begun; sleep 1000; :"]).arg(&mark);
-    let error = exec.within(Duration::from_secs(2)).stdout().unwrap_err();
-    assert!(format!("{error:#}").contains("took more than 2s\nbegun"), "{error:#}");
+    let error = exec.within(Duration::from_secs(5)).stdout().unwrap_err();
+    assert!(format!("{error:#}").contains("took more than 5s\nbegun"), "{error:#}");
     assert_eq!(processes_with(&mark), Vec::<String>::new());
 }
 

@@ -250,14 +250,17 @@ fn the_pods_of_ciliums_chart_work_with_our_program_and_write_what_cilium_writes(
         (&mirroring, 9964, "v1.20/metrics-kvstoremesh.tsv"),
     ] {
         let url = format!("http://127.0.0.1:{port}/metrics");
-        let shown = pod.host().exec("curl").args(["-sSf", &url]).stdout().unwrap();
-        let has = |name: &String| {
-            // OpenMetrics declares a counter without its ending.
-            let family = format!("# TYPE {} ", name.strip_suffix("_total").unwrap_or(name));
-            shown.lines().any(|line| line.starts_with(&family))
-        };
-        let missing: Vec<_> = series(file).into_iter().filter(|name| !has(name)).collect();
-        assert!(missing.is_empty(), "{file}: {missing:?} are not in\n{shown}");
+        bed.eventually(&format!("all series of {file} are shown"), SOON, || {
+            let shown = pod.host().exec("curl").args(["-sSf", &url]).stdout()?;
+            let has = |name: &String| {
+                // OpenMetrics declares a counter without its ending.
+                let family = format!("# TYPE {} ", name.strip_suffix("_total").unwrap_or(name));
+                shown.lines().any(|line| line.starts_with(&family))
+            };
+            let missing: Vec<_> = series(file).into_iter().filter(|name| !has(name)).collect();
+            ensure!(missing.is_empty(), "{missing:?} are not in\n{shown}");
+            Ok(())
+        });
     }
     for (pod, port) in [(&exporting, 9963), (&mirroring, 9963)] {
         let url = format!("http://127.0.0.1:{port}/metrics");

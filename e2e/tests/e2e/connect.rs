@@ -136,7 +136,7 @@ fn what_is_planned_is_written_and_makes_two_clusters_one_mesh() {
     assert_eq!(world.writes().len(), 6, "{:?}", world.writes());
 
     // Nothing is mounted yet, so nobody can read.
-    let late = world.connect(&["--apply", "--wait", "--timeout=2s"]);
+    let late = world.connect(&["--apply", "--wait", "--timeout=10s"]);
     assert_eq!(late.code, 4, "{late:?}");
 
     // The clusters see each other by what was written, as it is mounted.
@@ -154,7 +154,7 @@ fn what_is_planned_is_written_and_makes_two_clusters_one_mesh() {
             Ok(())
         });
     }
-    let waited = world.connect(&["--apply", "--wait", "--timeout=60s"]);
+    let waited = world.connect(&["--apply", "--wait", "--timeout=120s"]);
     assert_eq!(waited.code, 0, "{waited:?}");
     let healthy = world.run("check", &["--context=west", "--context=east"]);
     assert_eq!((healthy.code, &healthy.json["healthy"]), (0, &true.into()), "{healthy:?}");
@@ -197,7 +197,7 @@ fn on_a_terminal_it_asks_first_and_keeps_to_the_width() {
     assert_eq!(confirmed.code, 0, "{}", confirmed.stdout);
     assert_eq!(world.writes().len(), 6);
 
-    let address = "--address=west=192.0.2.1:2379 --context=dead --timeout=5s";
+    let address = "--address=west=192.0.2.1:2379 --context=dead --timeout=60s";
     let mut heights = Vec::new();
     for columns in [80, 140] {
         let shown = world.terminal(columns, &format!("check {both} {address}"), "");

@@ -45,8 +45,10 @@ fn a_cluster_without_cilium_takes_part_and_its_identities_outlive_the_store() {
     let before = bed.eventually("all pods have identities in east", SOON, || identities(&mesh));
     assert_eq!(before[0], before[1], "the same labels are the same identity");
     assert_ne!(before[0], before[2]);
-    let labels =
-        mesh.member("east").entry("identities", "id", &before[0].to_string()).unwrap()["labels"].clone();
+    let labels = bed.eventually("the identity has labels in east", SOON, || {
+        let entry = mesh.member("east").entry("identities", "id", &before[0].to_string())?;
+        Ok(entry["labels"].clone())
+    });
     for label in
         ["k8s:app=cart", "k8s:io.cilium.k8s.policy.cluster=west", "k8s:io.kubernetes.pod.namespace=shop"]
     {

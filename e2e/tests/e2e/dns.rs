@@ -8,13 +8,13 @@ use anyhow::{Result, bail, ensure};
 use e2e::{Bed, ClusterSpec, DaemonSpec, Node, objects, tool};
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(30);
+use crate::path::SOON;
 
 /// What dig says to one question: `NOERROR a b`, the code and the answers in order.
 fn dig(client: &Node, server: &str, arguments: &[&str]) -> Result<String> {
     let output = client
         .exec("dig")
-        .args([&format!("@{server}"), "+time=2", "+tries=1", "+noall", "+comments", "+answer"])
+        .args([&format!("@{server}"), "+time=15", "+tries=1", "+noall", "+comments", "+answer"])
         .args(arguments)
         .stdout()?;
     let Some(code) = output.split("status: ").nth(1).and_then(|rest| rest.split(',').next()) else {

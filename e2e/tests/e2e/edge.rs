@@ -41,7 +41,7 @@ fn a_name_of_the_machines_answers(mesh: &Mesh<'_>, machine: &str) {
     mesh.bed().eventually("the name answers in west with the address of its import", SOON, || {
         let import = west.cluster().kubectl().get("shop", "serviceimport", "ledger")?;
         let address = import["spec"]["ips"][0].as_str().context("no address yet")?.to_owned();
-        let question = [&format!("@{server}"), "+short", "+time=2", "+tries=1"];
+        let question = [&format!("@{server}"), "+short", "+time=15", "+tries=1"];
         let answer =
             west.node().exec("dig").args(question).arg("ledger.shop.svc.clusterset.local").stdout()?;
         ensure!(answer.trim() == address, "{answer}");

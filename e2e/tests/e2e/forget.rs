@@ -101,10 +101,9 @@ fn an_abrupt_withdrawal_is_held_until_a_user_says_that_it_is_right() {
 
     // All go at once, as with an exporter that starts with an empty source.
     let west = mesh.member("west").cluster().kubectl();
-    for name in &names {
-        let global = json!({"metadata": {"annotations": {"service.cilium.io/global": "false"}}});
-        west.patch("shop", "service", name, &global).unwrap();
-    }
+    let local = [("service.cilium.io/global", "false")];
+    let items: Vec<Value> = names.iter().map(|name| objects::service("shop", name, 80, &local)).collect();
+    west.apply_object(&json!({"apiVersion": "v1", "kind": "List", "items": items})).unwrap();
     bed.eventually("the withdrawal is held back and flagged", SOON, || {
         let view = view(&mesh)?;
         ensure!(view["withheld"]["reason"] == "withdrawal-abrupt", "{view}");

@@ -83,7 +83,7 @@ impl<'a> Kube<'a> {
     fn exec(&self) -> Result<Exec> {
         let server = format!("--server=https://127.0.0.1:{API_PORT}");
         let exec = self.host.exec(tool("kubectl")?).env("HOME", self.bed.dir());
-        Ok(exec.args(["--insecure-skip-tls-verify", "--token=token", "--request-timeout=20s"]).arg(server))
+        Ok(exec.args(["--insecure-skip-tls-verify", "--token=token", "--request-timeout=60s"]).arg(server))
     }
 
     fn kubectl(&self, args: &[&str]) -> Result<String> {
@@ -220,7 +220,7 @@ fn changes_are_watched(kube: &Kube<'_>) {
 
 fn kinds_of_ones_own_and_leases(kube: &Kube<'_>) {
     kube.apply(&[foos()]).unwrap();
-    kube.kubectl(&["wait", "--for=condition=Established", "crd/foos.example.com", "--timeout=20s"]).unwrap();
+    kube.kubectl(&["wait", "--for=condition=Established", "crd/foos.example.com", "--timeout=120s"]).unwrap();
     let foo = json!({"apiVersion": "example.com/v1", "kind": "Foo", "metadata": {"name": "f"}, "x": 1});
     kube.bed.eventually("a Foo can be made", SOON, || kube.apply(std::slice::from_ref(&foo)));
     kube.apply(&[json!({
@@ -268,8 +268,11 @@ fn everything_is_there(kube: &Kube<'_>) {
     kube.becomes("foo/f", ".x", "1");
     kube.becomes("cm/c00", ".data.a", "2");
     kube.becomes("lease/l", ".spec.holderIdentity", "me");
-    let gone = kube.kubectl(&["get", "cm", "c01"]).unwrap_err();
-    assert!(format!("{gone:#}").contains("NotFound"), "{gone:#}");
+    kube.bed.eventually("what was deleted is not there", API_PATIENCE, || {
+        let found = kube.kubectl(&["get", "cm", "c01", "--ignore-not-found"])?;
+        assert_eq!(found, "", "it is back");
+        Ok(())
+    });
 }
 
 /// Also when what it last saw is compacted meanwhile.

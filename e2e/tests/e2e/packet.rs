@@ -114,7 +114,7 @@ fn an_exported_service_has_a_name_that_works_until_the_export_goes(mesh: &Mesh<'
     let (west, east) = (mesh.member("west"), mesh.member("east"));
     let server = west.cluster().host().address();
     let dig = |options: &[&str]| -> Result<(String, Vec<String>)> {
-        let exec = west.node().exec("dig").arg(format!("@{server}")).args(["+time=2", "+tries=1"]);
+        let exec = west.node().exec("dig").arg(format!("@{server}")).args(["+time=15", "+tries=1"]);
         let exec = exec.args(["+noall", "+comments", "+answer", "orders.shop.svc.clusterset.local", "A"]);
         let output = exec.args(options).stdout()?;
         let code = output.split("status: ").nth(1).and_then(|rest| rest.split(',').next());

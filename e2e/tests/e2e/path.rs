@@ -2,14 +2,25 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::{Bed, Mesh, objects};
 use serde_json::{Value, json};
 
-pub(crate) const SOON: Duration = Duration::from_secs(30);
+/// How long something may take to go through all daemons, on a machine that does much else.
+pub(crate) const SOON: Duration = Duration::from_secs(120);
 pub(crate) const GLOBAL: (&str, &str) = ("service.cilium.io/global", "true");
+
+/// Says that it is over when it goes, also by a panic: a thread that goes on until then must not be waited for without end.
+pub(crate) struct EndOnDrop<'over>(pub(crate) &'over AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// Two real API servers, and the daemons over them.
 pub(crate) fn bed_of(name: &str, clusters: &[&str]) -> Bed {

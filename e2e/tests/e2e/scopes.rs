@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::{Bed, Etcdctl, Mesh, Part, objects};
 use serde_json::{Value, json};
 
-use crate::path::{GLOBAL, SOON, addresses, bed_of};
+use crate::path::{EndOnDrop, GLOBAL, SOON, addresses, bed_of};
 
 /// `prod` sees what lies in `shop` and in namespaces with the label, `test` sees everything.
 const SCOPES: &str = "\
@@ -110,8 +111,12 @@ fn a_cluster_in_a_scope_sees_that_and_cannot_ask_for_more() {
     for cluster in ["prod", "test"] {
         becomes(&mesh, cluster, "nodes", &["home-1"]);
     }
-    let prod_ips = mirrored(&mesh, "prod", "ip").unwrap();
-    assert!(prod_ips.len() < mirrored(&mesh, "test", "ip").unwrap().len(), "{prod_ips:?}");
+    bed.eventually("test has two addresses more than prod, those of the pod of bank", SOON, || {
+        let [prod, test] = ["prod", "test"].map(|cluster| mirrored(&mesh, cluster, "ip"));
+        let (prod, test) = (prod?, test?);
+        ensure!(test.difference(&prod).count() == 2 && prod.is_subset(&test), "{prod:?}, {test:?}");
+        Ok(())
+    });
 
     it_cannot_ask_for_more(&mesh);
     a_label_moves_a_namespace_under_load(&mesh);
@@ -170,11 +175,11 @@ fn it_cannot_ask_for_more(mesh: &Mesh<'_>) {
 /// While another namespace changes all the time, a label lets one in and out: each time at once, and nothing else goes.
 fn a_label_moves_a_namespace_under_load(mesh: &Mesh<'_>) {
     let kubectl = mesh.member("home").cluster().kubectl();
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     thread::scope(|threads| {
         let load = threads.spawn(|| {
             let mut changes = 0_u32;
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            while !done.load(Ordering::Relaxed) {
                 changes += 1;
                 let backend = format!("10.9.3.{}", changes % 200 + 1);
                 let list = addresses(&[&backend]);
@@ -183,6 +188,7 @@ fn a_label_moves_a_namespace_under_load(mesh: &Mesh<'_>) {
             }
             changes
         });
+        let end = EndOnDrop(&done);
         for _turn in 0..3 {
             let label = |value: Value| {
                 kubectl
@@ -198,7 +204,7 @@ fn a_label_moves_a_namespace_under_load(mesh: &Mesh<'_>) {
             let both = mirrored(mesh, "test", "services").unwrap();
             assert_eq!(both.len(), 2, "{both:?}");
         }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(end);
         let changes = load.join().unwrap();
         assert!(changes > 3, "{changes} changes meanwhile");
     });
@@ -210,17 +216,21 @@ fn a_label_moves_a_namespace_under_load(mesh: &Mesh<'_>) {
 }
 
 fn the_exporter_says_what_is_kept_from_whom(mesh: &Mesh<'_>) {
-    let page = mesh.member("home").page(Part::Exporter, "/status").unwrap();
-    let scopes = page["scopes"].as_array().unwrap();
-    let shop = scopes.iter().find(|scope| scope["name"] == "shop").unwrap();
-    assert_eq!((&shop["synced"], &shop["clusters"]), (&json!(true), &json!(["prod"])));
-    let rows = shop["withheld"].as_array().unwrap();
-    let row = rows.iter().find(|row| row["key"] == "bank/cart" && row["resource"] == "services").unwrap();
-    assert_eq!(row["reason"], "not-in-scope");
-    assert_eq!(row["detail"], "scope shop of prod: namespace bank is not in it");
-    let keys = |scope: &str| {
-        let labels = [&*format!("export_scope=\"{scope}\""), "resource=\"services\""];
-        mesh.member("home").metric(Part::Exporter, "export_scope_keys", &labels).unwrap()
-    };
-    assert!((keys("shop") - 1.0).abs() < f64::EPSILON && (keys("all") - 2.0).abs() < f64::EPSILON);
+    mesh.bed().eventually("the exporter says what is kept from whom", SOON, || {
+        let page = mesh.member("home").page(Part::Exporter, "/status")?;
+        let scopes = page["scopes"].as_array().context("no scopes")?;
+        let shop = scopes.iter().find(|scope| scope["name"] == "shop").context("no scope shop")?;
+        ensure!((&shop["synced"], &shop["clusters"]) == (&json!(true), &json!(["prod"])), "{shop}");
+        let mut rows = shop["withheld"].as_array().context("nothing is withheld")?.iter();
+        let row = rows.find(|row| row["key"] == "bank/cart" && row["resource"] == "services");
+        let row = row.context("bank/cart is not withheld")?;
+        ensure!(row["reason"] == "not-in-scope", "{row}");
+        ensure!(row["detail"] == "scope shop of prod: namespace bank is not in it", "{row}");
+        for (scope, expected) in [("shop", 1.0), ("all", 2.0)] {
+            let labels = [&*format!("export_scope=\"{scope}\""), "resource=\"services\""];
+            let keys = mesh.member("home").metric(Part::Exporter, "export_scope_keys", &labels)?;
+            ensure!((keys - expected).abs() < f64::EPSILON, "{keys} keys of {scope}");
+        }
+        Ok(())
+    });
 }

@@ -20,7 +20,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::{AgentView, Kubectl, Mesh, Part, objects};
 use serde_json::Value;
 
-use crate::path::{GLOBAL, addresses, apply_service, backends_become, bed_of};
+use crate::path::{EndOnDrop, GLOBAL, addresses, apply_service, backends_become, bed_of};
 
 const CLUSTERS: [&str; 3] = ["west", "east", "north"];
 const PARTS: [Part; 4] = [Part::Store, Part::Exporter, Part::Mirror, Part::Agent(0)];
@@ -32,10 +32,12 @@ const ADDRESSES: u64 = 5;
 const IDENTITIES: u64 = 8;
 /// Between two deaths, at least.
 const BREATH: Duration = Duration::from_millis(700);
+/// Fewer deaths than this, and one more, show nothing.
+const FEWEST: u64 = 3;
 /// How long the dead stay so, at most.
 const LONGEST_DEATH_MS: u64 = 4000;
 /// How long both sides may take to be equal once nothing dies any more. Leases of the dead do not matter for it.
-const CONVERGED: Duration = Duration::from_secs(60);
+const CONVERGED: Duration = Duration::from_secs(180);
 
 #[test]
 fn killing_anything_at_any_moment_under_churn_withdraws_nothing_good_and_loses_nothing() {
@@ -74,7 +76,12 @@ fn killing_anything_at_any_moment_under_churn_withdraws_nothing_good_and_loses_n
         println!("{}: {} looks at {} backends that stay", witness.cluster, told.looks, steady.len());
     }
     println!("{} deaths, {} ends, {} changes", soak.deaths, soak.ends, soak.changes);
-    assert!(soak.deaths > 3 && soak.changes > 3, "{} deaths, {} changes", soak.deaths, soak.changes);
+    assert!(
+        soak.deaths > FEWEST && soak.changes > FEWEST,
+        "{} deaths, {} changes",
+        soak.deaths,
+        soak.changes
+    );
     for (name, part) in CLUSTERS.iter().flat_map(|name| PARTS.map(|part| (name, part))) {
         let log = mesh.member(name).log(part).unwrap();
         assert!(!log.contains("panicked at"), "{part:?} of {name}: {log}");
@@ -101,14 +108,6 @@ fn start_steady(mesh: &Mesh<'_>) -> BTreeSet<String> {
         backends_become(mesh, name, "steady", &expected);
     }
     all
-}
-
-struct EndOnDrop<'over>(&'over AtomicBool);
-
-impl Drop for EndOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Looks at one agent.
@@ -196,7 +195,8 @@ impl Soak {
     fn run(&mut self, mesh: &mut Mesh<'_>, witnesses: &[Witness], length: Duration) {
         let end = Instant::now() + length;
         let mut next_death = Instant::now();
-        while Instant::now() < end {
+        // On a machine that is slow it takes longer until enough has died.
+        while Instant::now() < end || self.deaths <= FEWEST {
             self.change_something().unwrap();
             if Instant::now() >= next_death {
                 self.kill_something(mesh, witnesses);

@@ -1,7 +1,6 @@
 //! One process per cluster or several, an embedded store or an etcd of three members, one replica or two: the same mesh.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::{Bed, Daemon, DaemonSpec, Host, Mesh, MeshPki, Part, objects, tool};
@@ -120,8 +119,8 @@ fn a_mirror_that_lands_on_another_replica_starts_over_and_writes_nothing_that_di
     };
     let client = mesh.pki().client("remote").unwrap();
     let file = west.remotes_dir().join("east");
-    mesh.pki().write_etcd_config(&file, &[format!("https://{SHARED}:2379")], &client).unwrap();
     let own = remote("storeClusterId").unwrap();
+    mesh.pki().write_etcd_config(&file, &[format!("https://{SHARED}:2379")], &client).unwrap();
     bed.eventually("west reads the first replica", SOON, || {
         let id = remote("storeClusterId")?;
         ensure!(id != own && remote("ready")? == json!(true), "{id}");
@@ -135,7 +134,7 @@ fn a_mirror_that_lands_on_another_replica_starts_over_and_writes_nothing_that_di
     ip(&hosts[1], "add");
     let neighbours = west.cluster().host();
     neighbours.exec("ip").args(["neighbour", "flush", "dev", "eth0"]).stdout().unwrap();
-    bed.eventually("west reads the second replica", Duration::from_secs(60), || {
+    bed.eventually("west reads the second replica", SOON, || {
         let id = remote("storeClusterId")?;
         ensure!(id != first && id != own && remote("ready")? == json!(true), "{id}");
         Ok(())

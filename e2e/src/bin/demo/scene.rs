@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 /// The clusters, in the order of their ids.
 const NAMES: [&str; 3] = ["west", "east", "north"];
 /// How long something may take to go through all daemons.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 /// Where the pods serve.
 const PORT: u16 = 8080;
 

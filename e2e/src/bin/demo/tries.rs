@@ -10,7 +10,7 @@ use crate::places::Places;
 use crate::scene::Scene;
 
 /// How long a change may take to show.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(120);
 
 /// A command line, and what it shows sooner or later.
 #[derive(Debug)]

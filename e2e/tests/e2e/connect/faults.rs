@@ -89,7 +89,7 @@ fn access() -> Vec<Fault<'static>> {
             "--context=east",
             "--context=dead",
             "--context=dead2",
-            "--timeout=5s",
+            "--timeout=60s",
         ]),
         fault("C002", "a token that is none", 1).args(&["--context=west", "--context=stranger"]),
         reader,

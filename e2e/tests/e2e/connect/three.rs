@@ -55,7 +55,7 @@ fn three_clusters_become_one_mesh_and_one_leaves_it() {
     // Half of them cannot be reached: they are named, and nothing is written to the others.
     let before = versions(&world);
     let half = ["--context=west", "--context=north", "--context=dead", "--context=dead2"];
-    let refused = world.connect(&[&half[..], &["--apply", "--yes", "--timeout=5s"]].concat());
+    let refused = world.connect(&[&half[..], &["--apply", "--yes", "--timeout=60s"]].concat());
     assert_eq!(outcome(&refused), (1, "not-written"), "{refused:?}");
     assert_eq!(refused.codes(), BTreeSet::from(["C001".to_owned()]), "{refused:?}");
     let named = refused.json["findings"].as_array().unwrap().iter();
@@ -94,7 +94,7 @@ fn three_clusters_become_one_mesh_and_one_leaves_it() {
     let pairs = NAMES.iter().flat_map(|here| NAMES.iter().map(|there| (*here, *there)));
     let pairs: Vec<_> = pairs.filter(|(here, there)| here != there).collect();
     each_has_the_nodes_of(&world, &pairs);
-    let waited = world.connect(&[&ALL[..], &["--apply", "--wait", "--timeout=60s"]].concat());
+    let waited = world.connect(&[&ALL[..], &["--apply", "--wait", "--timeout=120s"]].concat());
     assert_eq!(waited.code, 0, "{waited:?}");
     let healthy = world.run("check", &ALL);
     assert_eq!((healthy.code, &healthy.json["healthy"]), (0, &true.into()), "{healthy:?}");
