@@ -30,12 +30,12 @@ pub struct ClientConfig {
 #[non_exhaustive]
 pub enum ClientError {
     /// The kubeconfig is missing or wrong.
-    #[error("kubeconfig {path:?}: {source}")]
+    #[error("kubeconfig {}: {wrong}", path.display())]
     Kubeconfig {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
-        source: Box<KubeconfigError>,
+        /// What is wrong with it, in words.
+        wrong: String,
     },
     /// No kubeconfig was given and this is not a pod with a service account.
     #[error("no kubeconfig was given, and this is not a pod with a service account: {0}")]
@@ -62,7 +62,10 @@ impl ClientConfig {
         let mut config = match &self.kubeconfig {
             None => Config::incluster()?,
             Some(path) => {
-                let wrong = |source| ClientError::Kubeconfig { path: path.clone(), source: Box::new(source) };
+                let wrong = |error: KubeconfigError| ClientError::Kubeconfig {
+                    path: path.clone(),
+                    wrong: wrong_with(&error),
+                };
                 let kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
                 let options = KubeConfigOptions { context: self.context.clone(), ..Default::default() };
                 Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(wrong)?
@@ -91,6 +94,15 @@ impl ClientConfig {
         let period = Duration::from_secs_f32((burst / qps).min(86_400.0));
         Some((burst as u64, period))
     }
+}
+
+/// What is wrong with a kubeconfig, beside whose path it is told. No line of it is told, as the parser would: it holds keys and tokens.
+#[must_use]
+pub fn wrong_with(error: &KubeconfigError) -> String {
+    if let KubeconfigError::ReadConfig(error, _path) = error {
+        return error.to_string();
+    }
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -146,5 +158,16 @@ mod tests {
         let config = ClientConfig { kubeconfig: Some("/nowhere/kubeconfig".into()), ..Default::default() };
         let error = config.client().await.err().expect("there is no such file").to_string();
         assert!(error.contains("/nowhere/kubeconfig"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_does_not_parse_is_named_without_what_it_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        std::fs::write(&path, "users:\n- name: u\n  user: {token: s3cr3t\nclusters: []\n").unwrap();
+        let config = ClientConfig { kubeconfig: Some(path.clone()), ..Default::default() };
+        let error = config.client().await.err().expect("it does not parse").to_string();
+        assert!(error.contains(&*path.to_string_lossy()) && error.contains("line "), "{error}");
+        assert!(!error.contains("s3cr3t") && !error.contains('\n'), "{error}");
     }
 }

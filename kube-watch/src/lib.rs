@@ -35,7 +35,7 @@ mod tracker;
 mod watch;
 mod wire;
 
-pub use client::{ClientConfig, ClientError};
+pub use client::{ClientConfig, ClientError, wrong_with};
 pub use object::{DecodeError, ObjectKey, RawObject};
 pub use resource::Resource;
 pub use status::{WatchError, WatchState, WatchStatus};

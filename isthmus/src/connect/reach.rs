@@ -4,7 +4,6 @@ use crate::cmd::version::VERSION;
 use crate::duration;
 use crate::evidence::kube::Api;
 use crate::exit::Usage;
-use crate::out;
 use anyhow::Context as _;
 use http::header::{HeaderValue, USER_AGENT};
 use kube::Client;
@@ -56,10 +55,14 @@ impl ReachArgs {
         };
         read.map_err(|error| {
             let what = "give --kubeconfig FILE, or set KUBECONFIG";
+            let wrong = kube_watch::wrong_with(&error);
             let why = if matches!(error, KubeconfigError::FindPath) {
                 "there is none".to_owned()
+            } else if let KubeconfigError::ReadConfig(_, path) = &error {
+                format!("{}: {wrong}", path.display())
             } else {
-                out::chain(&error)
+                self.kubeconfig.as_ref().map(|path| format!("{}: ", path.display())).unwrap_or_default()
+                    + &wrong
             };
             Usage::error(format!("kubeconfig: {why}; {what}"))
         })

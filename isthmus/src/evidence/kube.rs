@@ -1,6 +1,6 @@
 //! Objects of a cluster as plain JSON.
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use http::{Method, Request};
 use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
@@ -71,9 +71,11 @@ impl Api {
         user: Option<&str>,
     ) -> anyhow::Result<Self> {
         let Some(user) = user else { return Self::new(kubeconfig, context).await };
-        let read = Kubeconfig::read_from(kubeconfig).context("read the kubeconfig")?;
+        let wrong =
+            |error| anyhow!("kubeconfig {}: {}", kubeconfig.display(), kube_watch::wrong_with(&error));
+        let read = Kubeconfig::read_from(kubeconfig).map_err(wrong)?;
         let options = KubeConfigOptions { context: context.map(str::to_owned), ..Default::default() };
-        let mut config = Config::from_custom_kubeconfig(read, &options).await.context("kubeconfig")?;
+        let mut config = Config::from_custom_kubeconfig(read, &options).await.map_err(wrong)?;
         config.auth_info.impersonate = Some(user.to_owned());
         Ok(Self(Client::try_from(config).context("set up the client")?))
     }

@@ -29,7 +29,7 @@ pub(crate) fn find(given: Option<&Path>) -> anyhow::Result<PathBuf> {
 /// [`Usage`] with the contexts that there are, or with what is wrong with the file.
 pub(crate) fn check(file: &Path, context: &str) -> anyhow::Result<()> {
     let wrong = |what: String| Usage::error(format!("kubeconfig {}: {what}", file.display()));
-    let config = Kubeconfig::read_from(file).map_err(|error| wrong(error.to_string()))?;
+    let config = Kubeconfig::read_from(file).map_err(|error| wrong(kube_watch::wrong_with(&error)))?;
     let names: Vec<&str> = config.contexts.iter().map(|context| context.name.as_str()).collect();
     if names.contains(&context) {
         return Ok(());
