@@ -35,7 +35,7 @@ pub(crate) enum Command {
     /// Turn what the other clusters offer into this node's tables, translation of services and encryption; or ask the
     /// agent that runs.
     Agent(Box<agent::Args>),
-    /// Measure the store beside a real etcd.
+    /// Measure the store beside a real etcd, the mirror and the export.
     Bench(bench::Args),
     /// Issue and show certificates: a CA, servers, clients.
     Certs(certs::Args),

@@ -25,6 +25,7 @@ pub(crate) mod view;
 
 use crate::connect::apply::{self, Mode};
 use crate::connect::reach::Reached;
+use crate::connect::report;
 use crate::connect::survey::{self, Given};
 use crate::evidence::kube::Api;
 use crate::out;
@@ -33,6 +34,7 @@ use cluster::Cluster;
 use futures::future::try_join_all;
 use jiff::Timestamp;
 use link::Links;
+use mesh_explain::Style;
 use mounts::Mounts;
 use observer::Observer;
 use std::path::{Path, PathBuf};
@@ -67,7 +69,8 @@ impl Demo {
         began: Instant,
     ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("find this program")?;
-        let dir = tempfile::Builder::new().prefix("isthmus-demo-").tempdir().context("make a directory")?;
+        let dir = tempfile::Builder::new().prefix("isthmus-demo-").tempdir();
+        let dir = dir.context("make a directory in the temporary one of the system, or in $TMPDIR")?;
         let names = &NAMES[..clusters];
         let mut block = ports::Block::reserve(first_port, clusters * cluster::PORTS)?;
         let pki = cluster::Pki::new(dir.path(), names)?;
@@ -169,7 +172,7 @@ async fn connect(clusters: &[Cluster]) -> anyhow::Result<()> {
     let survey = survey::survey(&reached, mounts::NAMESPACE, &Given::new(), observer::PATIENCE).await;
     let now = Timestamp::now();
     let findings = mesh_connect::checks(&survey.members, &survey.failures, now);
-    anyhow::ensure!(findings.is_empty(), "{findings:?}");
+    anyhow::ensure!(findings.is_empty(), "{}", report::findings(&findings, Style::default()));
     let plan = mesh_connect::connect(&survey.members, now);
     apply::apply(&plan, &reached, Mode::Persist, |_write| {}).await
 }

@@ -106,7 +106,7 @@ pub(crate) struct Finding {
     pub(crate) reason: Option<String>,
     /// In words.
     pub(crate) text: String,
-    /// The command that looks closer; it works as it is printed.
+    /// The command to go on with; it works as it is printed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) next: Option<String>,
 }
@@ -114,16 +114,15 @@ pub(crate) struct Finding {
 /// Makes the report of what the places said, by cluster in the order of the file.
 pub(crate) fn report(pages: &[(&ClusterPlaces, Pages)]) -> Report {
     let mut findings = Vec::new();
-    let names: Vec<&str> = pages.iter().map(|(places, _)| places.name.as_str()).collect();
-    let clusters =
-        pages.iter().map(|(places, pages)| cluster(places, pages, &names, &mut findings)).collect();
+    let all: Vec<&ClusterPlaces> = pages.iter().map(|(places, _)| *places).collect();
+    let clusters = pages.iter().map(|(places, pages)| cluster(places, pages, &all, &mut findings)).collect();
     Report { healthy: findings.is_empty(), clusters, findings }
 }
 
 fn cluster(
     known: &ClusterPlaces,
     pages: &Pages,
-    names: &[&str],
+    all: &[&ClusterPlaces],
     findings: &mut Vec<Finding>,
 ) -> ClusterReport {
     let (name, closer) = (known.name.as_str(), Closer(known));
@@ -143,7 +142,7 @@ fn cluster(
     place("agent", of(&pages.agent, agent), closer.agent());
     place("dns", of(&pages.dns, dns), None);
     certificate(&closer, &pages.certificate_days, findings);
-    let peers = pages.mirror.said().map(|page| peers(&closer, page, names, findings)).unwrap_or_default();
+    let peers = pages.mirror.said().map(|page| peers(&closer, page, all, findings)).unwrap_or_default();
     ClusterReport {
         name: name.to_owned(),
         places,
@@ -232,20 +231,22 @@ fn certificate(closer: &Closer<'_>, days: &Answer<i64>, findings: &mut Vec<Findi
 fn peers(
     closer: &Closer<'_>,
     page: &StatusPage,
-    names: &[&str],
+    all: &[&ClusterPlaces],
     findings: &mut Vec<Finding>,
 ) -> Vec<PeerReport> {
     let cluster = closer.0.name.as_str();
+    let names = all.iter().map(|places| places.name.as_str());
     let configured = page.remotes.iter().map(|remote| remote.name.as_str());
-    let others = names.iter().copied().filter(|name| *name != cluster);
-    let mut all: Vec<&str> = others.collect();
-    all.extend(configured.filter(|name| !names.contains(name)));
-    all.into_iter()
+    let mut peers: Vec<&str> = names.clone().filter(|name| *name != cluster).collect();
+    peers.extend(configured.filter(|name| !names.clone().any(|known| known == *name)));
+    peers
+        .into_iter()
         .map(|name| {
             let at = format!("{cluster} <- {name}");
             let Some(remote) = page.remotes.iter().find(|remote| remote.name == name) else {
                 let text = "not configured: the mirror has no file for it".to_owned();
-                findings.push(Finding { at, reason: None, text, next: closer.mirror() });
+                let next = closer::connect(all).or_else(|| closer.mirror());
+                findings.push(Finding { at, reason: None, text, next });
                 return PeerReport { name: name.to_owned(), ..PeerReport::default() };
             };
             troubles(&at, closer, remote, findings);

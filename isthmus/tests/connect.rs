@@ -158,6 +158,27 @@ async fn clusters_without_cilium_are_connected_checked_and_parted() {
     let found = refused["findings"][0]["found"].as_str().unwrap();
     assert_eq!(found, "get /version: kube-lite does not impersonate: impersonate-user");
 
+    // So is who mistypes, before anything is planned.
+    let kubeconfig = format!("--kubeconfig={}", clusters.kubeconfig().display());
+    for (args, expected) in [
+        (
+            &["connect", "--contexts", "--address=wst=192.0.2.1:2379"][..],
+            "--address wst: no such cluster; those looked at are east, west",
+        ),
+        (&["check", "--contexts", "--address=wst=192.0.2.1:2379"], "--address wst: no such cluster"),
+        (&["connect", "--context=west"], "expected two or more clusters, found 1: "),
+        (&["connect"], "--contexts for all of the kubeconfig, which has 2"),
+        (&["check"], "--contexts for all of the kubeconfig, which has 2"),
+        (&["disconnect", "--context=west"], "`isthmus disconnect CLUSTER --context west`"),
+    ] {
+        let output = isthmus(&[args, &[&kubeconfig]].concat());
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {error}");
+        assert!(error.contains(expected), "{args:?}: {error}");
+    }
+    let nothing = isthmus(&["disconnect", "nort", "--context=west", &kubeconfig]);
+    assert_eq!(String::from_utf8_lossy(&nothing.stdout), "Nothing to do: west has nothing of nort.\n");
+
     let (code, planned) = clusters.run("connect", &["--no-probe"]);
     assert_eq!(
         (code, &planned["outcome"], &planned["findings"]),

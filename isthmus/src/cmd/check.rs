@@ -36,30 +36,31 @@ impl Args {
         let kubeconfig = self.reach.kubeconfig()?;
         let contexts = self.reach.contexts(&kubeconfig)?;
         if contexts.is_empty() {
-            return Err(no_cluster());
+            return Err(no_cluster(&kubeconfig));
         }
         let (report, exit) = once::run(async {
             let clusters = self.reach.clients(&kubeconfig, &contexts).await;
             let deadline = Instant::now() + self.reach.timeout;
             out::progress(format_args!("reading {} …", contexts.join(", ")));
             loop {
-                let (report, exit) = self.look(&clusters).await;
+                let (report, exit) = self.look(&clusters).await?;
                 if !self.wait || exit == Exit::Done {
-                    return (report, exit);
+                    return anyhow::Ok((report, exit));
                 }
                 if Instant::now() + PAUSE >= deadline {
-                    return (report, Exit::TimedOut);
+                    return Ok((report, Exit::TimedOut));
                 }
                 tokio::time::sleep(PAUSE).await;
             }
-        })?;
+        })??;
         self.format.print(&report, |report| report.text(out::style(), out::is_terminal()))?;
         Ok(exit)
     }
 
-    async fn look(&self, clusters: &[Reached]) -> (CheckReport, Exit) {
+    async fn look(&self, clusters: &[Reached]) -> anyhow::Result<(CheckReport, Exit)> {
         let given = self.survey.given();
         let mut survey = survey::survey(clusters, &self.reach.namespace, &given, self.reach.timeout).await;
+        self.survey.ensure_known(&survey)?;
         if !self.survey.no_probe {
             probe::probe(&mut survey.members, Expect::Reading, self.reach.timeout).await;
         }
@@ -76,6 +77,6 @@ impl Args {
             clusters: report::clusters(&survey.members),
             checks: report::lines(&findings, &survey.members),
         };
-        (report, exit)
+        Ok((report, exit))
     }
 }

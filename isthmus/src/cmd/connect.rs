@@ -10,7 +10,7 @@ use crate::exit::{Exit, Usage};
 use crate::once;
 use crate::out;
 use jiff::Timestamp;
-use mesh_connect::{Address, Plan, checks, connect};
+use mesh_connect::{Address, Member, Plan, checks, connect};
 use std::time::{Duration, Instant};
 
 /// Between two looks of `--wait`.
@@ -49,6 +49,21 @@ impl SurveyArgs {
         }
         given
     }
+
+    /// Checks that each address is for a cluster that there is; where some do not answer, one of them may be it.
+    ///
+    /// # Errors
+    /// [`Usage`] with the clusters that there are.
+    pub(crate) fn ensure_known(&self, survey: &Survey) -> anyhow::Result<()> {
+        let names: Vec<&str> = survey.members.iter().map(Member::name).collect();
+        match self.address.iter().find(|(cluster, _)| !names.contains(&cluster.as_str())) {
+            Some((unknown, _)) if survey.failures.is_empty() => Err(Usage::error(format!(
+                "--address {unknown}: no such cluster; those looked at are {}",
+                names.join(", ")
+            ))),
+            Some(_) | None => Ok(()),
+        }
+    }
 }
 
 fn given(text: &str) -> Result<(String, Address), String> {
@@ -62,9 +77,12 @@ impl Args {
         let kubeconfig = self.reach.kubeconfig()?;
         let contexts = self.reach.contexts(&kubeconfig)?;
         if contexts.len() < 2 {
-            return Err(Usage::error(
-                "expected two or more clusters: give --context for each cluster of the mesh, or --contexts for all",
-            ));
+            return Err(Usage::error(format!(
+                "expected two or more clusters, found {}: give --context for each cluster of the mesh, or --contexts for all \
+                 of the kubeconfig, which has {}",
+                contexts.len(),
+                kubeconfig.contexts.len()
+            )));
         }
         once::run(async {
             let clusters = self.reach.clients(&kubeconfig, &contexts).await;
@@ -72,6 +90,7 @@ impl Args {
             let given = self.survey.given();
             let mut survey =
                 survey::survey(&clusters, &self.reach.namespace, &given, self.reach.timeout).await;
+            self.survey.ensure_known(&survey)?;
             if !self.survey.no_probe {
                 out::progress("trying the stores …");
                 probe::probe(&mut survey.members, Expect::Answer, self.reach.timeout).await;
@@ -79,7 +98,9 @@ impl Args {
             let plan = connect(&survey.members, Timestamp::now());
             survey.failures.extend(apply::missing_permissions(&plan, &clusters).await);
             let report = planned(&survey, plan);
-            let carried = Carry { args: &self.carry, clusters: &clusters }.run(report).await?;
+            let carried = Carry { args: &self.carry, clusters: &clusters }
+                .run(report, "everything is written already")
+                .await?;
             if carried == Exit::Done && self.wait {
                 return self.readable(&survey).await;
             }
@@ -100,7 +121,9 @@ impl Args {
             tokio::time::sleep(PAUSE).await;
         };
         if not_yet.is_empty() {
-            self.carry.say("every cluster can read every other's store")?;
+            self.carry.say(
+                "Every cluster can read every other's store. A mirror that was refused before tries again within 30 s.",
+            )?;
             return Ok(Exit::Done);
         }
         self.carry.say(not_yet.join("\n"))?;

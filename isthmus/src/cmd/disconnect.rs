@@ -5,7 +5,7 @@ use crate::connect::carry::{Carry, CarryArgs, no_cluster};
 use crate::connect::reach::ReachArgs;
 use crate::connect::report::{self, Outcome, PlanReport};
 use crate::connect::survey::{self, Given};
-use crate::exit::Exit;
+use crate::exit::{Exit, Usage};
 use crate::once;
 use crate::out;
 use mesh_connect::{checks, disconnect};
@@ -29,8 +29,15 @@ impl Args {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let kubeconfig = self.reach.kubeconfig()?;
         let contexts = self.reach.contexts(&kubeconfig)?;
-        if contexts.is_empty() || (self.clusters.is_empty() && contexts.len() < 2) {
-            return Err(no_cluster());
+        if contexts.is_empty() {
+            return Err(no_cluster(&kubeconfig));
+        }
+        if self.clusters.is_empty() && contexts.len() < 2 {
+            return Err(Usage::error(format!(
+                "expected a cluster that {0} is to forget: name it, as in `isthmus disconnect CLUSTER --context {0}`, or give two \
+                 or more contexts, which then forget each other",
+                contexts[0]
+            )));
         }
         once::run(async {
             let clusters = self.reach.clients(&kubeconfig, &contexts).await;
@@ -42,6 +49,11 @@ impl Args {
             } else {
                 self.clusters.iter().cloned().collect()
             };
+            let nothing = if self.clusters.is_empty() {
+                "they have nothing of each other".to_owned()
+            } else {
+                format!("{} has nothing of {}", contexts.join(", "), self.clusters.join(", "))
+            };
             let plan = disconnect(&survey.members, &names);
             let mut failures = survey.failures;
             failures.extend(apply::missing_permissions(&plan, &clusters).await);
@@ -49,7 +61,7 @@ impl Args {
             let findings = checks(&[], &failures, jiff::Timestamp::now());
             let clusters_report = report::clusters(&survey.members);
             let report = PlanReport { outcome: Outcome::Planned, clusters: clusters_report, findings, plan };
-            Carry { args: &self.carry, clusters: &clusters }.run(report).await
+            Carry { args: &self.carry, clusters: &clusters }.run(report, &nothing).await
         })?
     }
 }

@@ -5,6 +5,7 @@ use super::reach::Reached;
 use super::report::{self, Outcome, PlanReport};
 use crate::exit::{Exit, Usage};
 use crate::out::{self, Format, FormatArgs};
+use kube::config::Kubeconfig;
 use mesh_connect::has_error;
 use std::fmt::Display;
 
@@ -41,11 +42,11 @@ pub(crate) struct Carry<'a> {
 }
 
 impl Carry<'_> {
-    /// Prints the report and does what is asked for. Code 1 for errors among the findings, 3 for warnings that keep it
-    /// from being done.
-    pub(crate) async fn run(&self, mut report: PlanReport) -> anyhow::Result<Exit> {
+    /// Prints the report and does what is asked for; `nothing` says why there is nothing to do where that is so. Code 1 for
+    /// errors among the findings, 3 for warnings that keep it from being done.
+    pub(crate) async fn run(&self, mut report: PlanReport, nothing: &str) -> anyhow::Result<Exit> {
         self.show(&report)?;
-        let exit = self.decide(&mut report).await;
+        let exit = self.decide(&mut report, nothing).await;
         if self.args.format.output != Format::Text {
             if exit.is_err() {
                 report.outcome = Outcome::Failed;
@@ -55,7 +56,7 @@ impl Carry<'_> {
         exit
     }
 
-    async fn decide(&self, report: &mut PlanReport) -> anyhow::Result<Exit> {
+    async fn decide(&self, report: &mut PlanReport, nothing: &str) -> anyhow::Result<Exit> {
         let CarryArgs { apply, yes, dry_run, .. } = *self.args;
         if has_error(&report.findings) {
             report.outcome = Outcome::NotWritten;
@@ -64,7 +65,7 @@ impl Carry<'_> {
         }
         if report.plan.writes.is_empty() {
             report.outcome = Outcome::NothingToDo;
-            self.args.say("Nothing to do: everything is written already.")?;
+            self.args.say(format_args!("Nothing to do: {nothing}."))?;
             return Ok(Exit::Done);
         }
         if !apply {
@@ -106,6 +107,9 @@ impl Carry<'_> {
 }
 
 /// What `check` and `disconnect` refuse before anything is read.
-pub(crate) fn no_cluster() -> anyhow::Error {
-    Usage::error("expected a cluster: give --context for each, or --contexts for all of the kubeconfig")
+pub(crate) fn no_cluster(kubeconfig: &Kubeconfig) -> anyhow::Error {
+    Usage::error(format!(
+        "expected a cluster: give --context for each, or --contexts for all of the kubeconfig, which has {}",
+        kubeconfig.contexts.len()
+    ))
 }

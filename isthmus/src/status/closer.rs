@@ -48,6 +48,19 @@ impl Closer<'_> {
     }
 }
 
+/// The command that plans to connect all of these clusters; `None` unless one kubeconfig has a context for each.
+pub(super) fn connect(clusters: &[&ClusterPlaces]) -> Option<String> {
+    let file = clusters.first()?.kubeconfig.as_ref()?;
+    let contexts: Option<Vec<String>> = clusters
+        .iter()
+        .map(|cluster| {
+            let context = cluster.context.as_ref().filter(|_| cluster.kubeconfig.as_ref() == Some(file))?;
+            Some(format!(" --context {}", quoted(context)))
+        })
+        .collect();
+    Some(Closer::isthmus("connect --kubeconfig", &file.display()) + &contexts?.concat())
+}
+
 /// What an explanation says to do next, which knows clusters by their names only, as it works from here. `from` is whose view is
 /// explained.
 pub(crate) fn runnable(next: &str, places: &Places, from: &str) -> String {

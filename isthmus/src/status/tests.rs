@@ -132,6 +132,17 @@ fn every_hint_names_the_place_and_can_be_copied() {
             "{isthmus} kvstoremesh troubleshoot east --clustermesh-config /etc/remotes --cluster-name west"
         )
     );
+    let apart = |other: ClusterPlaces| {
+        let report = report(&[(&places("west"), well()), (&other, Pages::default())]);
+        report.findings[0].next.clone().unwrap_or_default()
+    };
+    assert_eq!(
+        apart(places("east")),
+        format!("{isthmus} connect --kubeconfig '/a b/kubeconfig' --context west --context east")
+    );
+    let elsewhere = ClusterPlaces { kubeconfig: Some("/other".into()), ..places("east") };
+    let mirror = format!("{isthmus} kvstoremesh status --address 127.0.0.1:9881");
+    assert_eq!(apart(elsewhere), mirror, "one command reads one kubeconfig");
     let nowhere = ClusterPlaces { name: "west".into(), ..ClusterPlaces::default() };
     assert_eq!(hint(away(), &nowhere), "", "no hint is better than one that does not work");
 }
