@@ -15,7 +15,7 @@ use mesh_types::Reason;
 use crate::services::{MergedServices, Protocol, ServiceName};
 
 pub use memory::Memory;
-pub use nft::{Nft, NftOptions, NftScope, Ruleset, TABLE};
+pub use nft::{Nft, NftOptions, NftScope, Ruleset, TABLES};
 pub use task::MakeDatapath;
 pub(crate) use task::run;
 
@@ -34,7 +34,7 @@ pub trait Datapath: Send + std::fmt::Debug {
     /// Makes `desired` what is in effect. If nothing would change, nothing is done.
     ///
     /// # Errors
-    /// Nothing was changed; the caller tries again.
+    /// What is in effect is the former state or all of `desired`; the caller tries again.
     async fn apply(&mut self, desired: &MergedServices) -> Result<Applied, DatapathError>;
 
     /// Finds out whether what it wrote is still there; if not, the next [`Self::apply`] writes it again.

@@ -1,7 +1,7 @@
 //! Address translation by nftables, in a table of its own.
 //!
 //! The rules are made as text by [`Ruleset::of`], pure; [`Nft`] hands them to `nft -f -`, which makes them take effect in
-//! one transaction. They stay when the agent stops.
+//! one transaction, and removes the table with the former ones in another. They stay when the agent stops.
 
 mod ruleset;
 
@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use super::{Applied, Datapath, DatapathError};
 use crate::services::MergedServices;
 
-pub use ruleset::{Ruleset, TABLE};
+pub use ruleset::{Ruleset, TABLES};
 
 /// A transaction that takes longer has hung.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -53,13 +53,26 @@ impl Default for NftOptions {
 pub struct Nft {
     options: NftOptions,
     /// What this process has put in effect.
-    applied: Option<Ruleset>,
+    applied: Option<Placed>,
+    /// The other table may be there, and is to go.
+    has_former: bool,
+}
+
+#[derive(Debug)]
+struct Placed {
+    ruleset: Ruleset,
+    table: &'static str,
+}
+
+/// The table whose turn is next.
+fn after(table: &str) -> &'static str {
+    if table == TABLES[0] { TABLES[1] } else { TABLES[0] }
 }
 
 impl Nft {
     /// Writes nothing yet.
     pub fn new(options: NftOptions) -> Self {
-        Nft { options, applied: None }
+        Nft { options, applied: None, has_former: false }
     }
 
     /// Runs the program with `arguments` and `input`; returns what it printed.
@@ -94,6 +107,15 @@ impl Nft {
     }
 }
 
+impl Nft {
+    /// Those of [`TABLES`] that there are.
+    async fn tables(&self) -> Result<Vec<&'static str>, DatapathError> {
+        let listed = self.run(&["list", "tables"], "").await?;
+        let is_there = |table: &&str| listed.lines().any(|line| line.trim() == format!("table {table}"));
+        Ok(TABLES.into_iter().filter(is_there).collect())
+    }
+}
+
 #[async_trait]
 impl Datapath for Nft {
     fn name(&self) -> &'static str {
@@ -101,32 +123,45 @@ impl Datapath for Nft {
     }
 
     async fn inherited(&mut self) -> Result<bool, DatapathError> {
-        let tables = self.run(&["list", "tables"], "").await?;
-        Ok(tables.lines().any(|line| line.trim() == format!("table {TABLE}")))
+        Ok(!self.tables().await?.is_empty())
     }
 
     async fn apply(&mut self, desired: &MergedServices) -> Result<Applied, DatapathError> {
         let ruleset = Ruleset::of(desired, self.options.scope);
-        let changed = self.applied.as_ref().is_none_or(|applied| applied.text != ruleset.text);
-        if changed {
-            self.run(&["-f", "-"], &ruleset.text).await?;
-            debug!(frontends = ruleset.frontends, bytes = ruleset.text.len(), "rules replaced");
-        }
+        let changed = self.applied.as_ref().is_none_or(|placed| placed.ruleset.text != ruleset.text);
         let applied = Applied { changed, frontends: ruleset.frontends, skipped: ruleset.skipped.clone() };
-        self.applied = Some(ruleset);
+        if changed {
+            let former = match &self.applied {
+                Some(placed) => Some(placed.table),
+                // One of an earlier life translates until the next one does.
+                None => self.tables().await?.first().copied(),
+            };
+            let table = former.map_or(TABLES[0], after);
+            self.run(&["-f", "-"], &ruleset.placement(table)).await?;
+            debug!(table, frontends = ruleset.frontends, bytes = ruleset.text.len(), "rules replaced");
+            self.applied = Some(Placed { ruleset, table });
+            self.has_former = former.is_some();
+        } else if let Some(placed) = &mut self.applied {
+            placed.ruleset = ruleset;
+        }
+        if let Some(placed) = self.applied.as_ref().filter(|_| self.has_former) {
+            self.run(&["-f", "-"], &Ruleset::removal(after(placed.table))).await?;
+            self.has_former = false;
+        }
         Ok(applied)
     }
 
     async fn verify(&mut self) -> Result<(), DatapathError> {
-        if self.applied.is_some() && !self.inherited().await? {
-            warn!("the table {TABLE} was removed by someone else; writing it again");
+        let Some(placed) = &self.applied else { return Ok(()) };
+        if !self.tables().await?.contains(&placed.table) {
+            warn!("the table {} was removed by someone else; writing it again", placed.table);
             self.applied = None;
         }
         Ok(())
     }
 
     async fn uninstall(&mut self) -> Result<(), DatapathError> {
-        self.run(&["-f", "-"], &Ruleset::removal()).await?;
+        self.run(&["-f", "-"], &TABLES.map(Ruleset::removal).concat()).await?;
         self.applied = None;
         Ok(())
     }

@@ -126,6 +126,12 @@ fn a_service_without_backends_refuses_at_once() {
     assert!(error.chain().any(refused), "{error:#}");
 }
 
+/// The tables of ours in `netns`.
+fn tables(netns: &NetNs) -> Vec<String> {
+    let listed = netns.exec("nft").args(["list", "tables"]).stdout().unwrap();
+    listed.lines().map(str::to_owned).filter(|line| line.contains("isthmus")).collect()
+}
+
 #[test]
 fn no_request_fails_while_rules_are_replaced() {
     let (_bed, nodes) = machines("nft-atomic", &["home"]);
@@ -152,6 +158,7 @@ fn no_request_fails_while_rules_are_replaced() {
         });
         for round in 1..60 {
             assert!(apply(node, &mut writer, &states[round % states.len()]));
+            assert_eq!(tables(node.host().netns()).len(), 1, "the former rules are gone");
         }
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         assert!(requests.join().unwrap() > 0);
@@ -169,8 +176,18 @@ fn rules_outlive_their_writer_and_go_when_they_are_told_to() {
     let mut writer = Nft::new(NftOptions::default());
     apply(&nodes[0], &mut writer, &merged(&name, &["10.111.0.10"], &backends));
     drop(writer);
-    let tables = || netns.exec("nft").args(["list", "tables"]).stdout().unwrap();
-    assert!(tables().contains("table inet isthmus"));
+    assert_eq!(tables(netns), ["table inet isthmus"]);
+    // One that was killed between the two steps leaves both tables, whichever is the newer one.
+    let services = merged(&name, &["10.111.0.10"], &backends[..1]);
+    for left in [&[][..], &["add table inet isthmus", "add table inet isthmus-2"]] {
+        for command in left {
+            netns.exec("nft").args(command.split(' ')).stdout().unwrap();
+        }
+        assert!(apply(&nodes[0], &mut Nft::new(NftOptions::default()), &services));
+        let [table] = &tables(netns)[..] else { panic!("{left:?}: {:?}", tables(netns)) };
+        let rules = netns.exec("nft").args(["list"]).args(table.split(' ')).stdout().unwrap();
+        assert!(rules.contains(&backends[0].to_string()) && !rules.contains(&backends[1].to_string()));
+    }
     let mut successor = Nft::new(NftOptions::default());
     inside(netns, async || {
         assert!(successor.inherited().await.unwrap());
@@ -178,7 +195,7 @@ fn rules_outlive_their_writer_and_go_when_they_are_told_to() {
         successor.uninstall().await.unwrap();
         assert!(!successor.inherited().await.unwrap());
     });
-    assert!(!tables().contains("isthmus"));
+    assert_eq!(tables(netns), Vec::<String>::new());
 }
 
 #[test]

@@ -1,10 +1,13 @@
-//! Merged services as the text of an nftables transaction. Pure.
+//! Merged services as the text of nftables transactions. Pure.
 //!
 //! ```text
 //!  prerouting, output (nat)    ─▶ map (address, protocol, port) ─▶ one chain per frontend ─▶ dnat to one of its backends
 //!  postrouting (nat)           ─▶ a pod that reached itself by its service is masqueraded
 //!  prerouting, output (filter) ─▶ frontends without a backend refuse, instead of letting clients wait
 //! ```
+//!
+//! Two tables take turns: the next state is in effect before the former one goes. Replacing a table is one transaction too, but
+//! a packet that is on its way through the hooks meets the new one before it counts and the old one after it did.
 //!
 //! Answers find their way back by connection tracking. The hooks come before kube-proxy's, so that a connection which
 //! is translated here is not translated there. Connections that exist keep their backend when rules are replaced.
@@ -19,8 +22,8 @@ use super::NftScope;
 use crate::datapath::SkippedFrontend;
 use crate::services::{Frontend, MergedService, MergedServices, Origin, Protocol};
 
-/// Family and name of the table.
-pub const TABLE: &str = "inet isthmus";
+/// Families and names of the tables, which take turns.
+pub const TABLES: [&str; 2] = ["inet isthmus", "inet isthmus-2"];
 
 /// Before kube-proxy's hooks, which are at -100.
 const DNAT_PRIORITY: i32 = -110;
@@ -32,10 +35,10 @@ const REFUSE_PRIORITY: i32 = -90;
 /// Spreads clients over backends where a client shall stay with one; any constant does, all nodes have the same.
 const AFFINITY_SEED: u32 = 0x0150_7405;
 
-/// A transaction that replaces the table.
+/// The content of a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
-    /// Input for `nft -f -`.
+    /// What is between the braces of the table.
     pub text: String,
     /// How many frontends it translates.
     pub frontends: usize,
@@ -65,15 +68,19 @@ impl Ruleset {
                 parts.add(service, frontend);
             }
         }
-        let mut text = format!("table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n");
+        let mut text = String::new();
         parts.write(&mut text).expect("writing to a string does not fail");
-        text.push_str("}\n");
         Ruleset { text, frontends: parts.taken.len() - parts.refused.len(), skipped: parts.skipped }
     }
 
-    /// The transaction that removes the table, also when there is none.
-    pub fn removal() -> String {
-        format!("table {TABLE}\ndelete table {TABLE}\n")
+    /// Input for `nft -f -`: the transaction that puts this into `table`, whatever is there.
+    pub fn placement(&self, table: &str) -> String {
+        format!("{}table {table} {{\n{}}}\n", Self::removal(table), self.text)
+    }
+
+    /// The transaction that removes `table`, also when there is none.
+    pub fn removal(table: &str) -> String {
+        format!("table {table}\ndelete table {table}\n")
     }
 }
 

@@ -56,7 +56,7 @@ fn east() -> ClusterName {
 }
 
 fn expect(services: &MergedServices, scope: NftScope, golden: &str) {
-    let text = Ruleset::of(services, scope).text;
+    let text = Ruleset::of(services, scope).placement(TABLES[0]);
     assert_eq!(text, golden, "the rules are\n{text}");
 }
 
