@@ -60,7 +60,8 @@ pub struct Nft {
 
 #[derive(Debug)]
 struct Placed {
-    ruleset: Ruleset,
+    /// The content, to see what changes.
+    text: String,
     table: &'static str,
 }
 
@@ -105,9 +106,7 @@ impl Nft {
         };
         tokio::time::timeout(TIMEOUT, talk).await.map_err(|_elapsed| DatapathError::TimedOut(TIMEOUT))?
     }
-}
 
-impl Nft {
     /// Those of [`TABLES`] that there are.
     async fn tables(&self) -> Result<Vec<&'static str>, DatapathError> {
         let listed = self.run(&["list", "tables"], "").await?;
@@ -128,8 +127,7 @@ impl Datapath for Nft {
 
     async fn apply(&mut self, desired: &MergedServices) -> Result<Applied, DatapathError> {
         let ruleset = Ruleset::of(desired, self.options.scope);
-        let changed = self.applied.as_ref().is_none_or(|placed| placed.ruleset.text != ruleset.text);
-        let applied = Applied { changed, frontends: ruleset.frontends, skipped: ruleset.skipped.clone() };
+        let changed = self.applied.as_ref().is_none_or(|placed| placed.text != ruleset.text);
         if changed {
             let former = match &self.applied {
                 Some(placed) => Some(placed.table),
@@ -139,16 +137,14 @@ impl Datapath for Nft {
             let table = former.map_or(TABLES[0], after);
             self.run(&["-f", "-"], &ruleset.placement(table)).await?;
             debug!(table, frontends = ruleset.frontends, bytes = ruleset.text.len(), "rules replaced");
-            self.applied = Some(Placed { ruleset, table });
+            self.applied = Some(Placed { text: ruleset.text, table });
             self.has_former = former.is_some();
-        } else if let Some(placed) = &mut self.applied {
-            placed.ruleset = ruleset;
         }
         if let Some(placed) = self.applied.as_ref().filter(|_| self.has_former) {
             self.run(&["-f", "-"], &Ruleset::removal(after(placed.table))).await?;
             self.has_former = false;
         }
-        Ok(applied)
+        Ok(Applied { changed, frontends: ruleset.frontends, skipped: ruleset.skipped })
     }
 
     async fn verify(&mut self) -> Result<(), DatapathError> {
